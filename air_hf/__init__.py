@@ -1,0 +1,13 @@
+"""Recurrent puzzle solvers (AIR, HRM, TRM) in the Hugging Face ecosystem."""
+
+from transformers import AutoConfig, AutoModel
+
+from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, AIRModel
+from air_hf.variants import variant_config
+
+__version__ = "0.1.0"
+
+AutoConfig.register(AIRConfig.model_type, AIRConfig, exist_ok=True)
+AutoModel.register(AIRConfig, AIRForPuzzleSolving, exist_ok=True)
+
+__all__ = ["AIRConfig", "AIRForPuzzleSolving", "AIRModel", "variant_config"]

@@ -1,0 +1,153 @@
+"""Scores of a checkpoint on puzzles: exact and cell accuracy, validity by the rules, halting, accuracy by segment."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from air_hf.data import PuzzleSet, to_batch
+from air_hf.metrics.puzzle_accuracy import puzzle_accuracy
+from air_hf.modeling import AIRForPuzzleSolving
+
+
+@dataclass
+class EvaluationResult:
+    """Scores, and beside them what they depend on. Accuracies are shares of 1.
+
+    Args:
+        exact_accuracy: boards with every cell as labelled, after all segments.
+        cell_accuracy: cells as labelled, averaged over boards.
+        copy_accuracy: the cell accuracy of returning the question unchanged; the floor to compare with.
+        valid_rate: boards that the puzzle's rules accept, labelled so or not.
+        halting_accuracy: boards whose q_halt at the last segment says rightly whether the answer is right.
+        mean_segments: segments until the halting rule of training is satisfied, at most `num_segments`.
+        halting_exact_accuracy: exact accuracy of the answers at that moment.
+        exact_accuracy_by_segment: exact accuracy after 1, 2, ... segments.
+        num_puzzles: test-set size.
+        num_segments: segments run.
+        num_parameters: of the model; `num_embedding_parameters` of them in tables.
+        puzzle: family and size.
+        data: where the puzzles came from.
+        step: training step of the weights, where known.
+        ema: decay of the average the weights are, 0 for raw weights, None where unknown.
+    """
+
+    exact_accuracy: float
+    cell_accuracy: float
+    copy_accuracy: float
+    valid_rate: float
+    halting_accuracy: float
+    mean_segments: float
+    halting_exact_accuracy: float
+    exact_accuracy_by_segment: list[float]
+    num_puzzles: int
+    num_segments: int
+    num_parameters: int
+    num_embedding_parameters: int
+    puzzle: str
+    data: str
+    step: int | None = None
+    ema: float | None = None
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def table(self) -> str:
+        """A table for people: every score with what it was measured on."""
+        ema = "unknown" if self.ema is None else "off" if self.ema == 0 else f"{self.ema:g}"
+        rows = [
+            ("exact accuracy", f"{self.exact_accuracy:.1%}"),
+            ("cell accuracy", f"{self.cell_accuracy:.1%}  (copying the question: {self.copy_accuracy:.1%})"),
+            ("valid by the rules", f"{self.valid_rate:.1%}"),
+            ("halting accuracy", f"{self.halting_accuracy:.1%}"),
+            ("halting when q_halt says", f"{self.halting_exact_accuracy:.1%} after {self.mean_segments:.2f} segments"),
+            ("puzzles", f"{self.num_puzzles:,} of {self.puzzle}, {self.data}"),
+            ("segments", f"{self.num_segments}"),
+            ("training steps", "unknown" if self.step is None else f"{self.step:,}"),
+            ("EMA", ema),
+            ("parameters", f"{self.num_parameters:,} ({self.num_embedding_parameters:,} in embeddings)"),
+        ]
+        lines = [f"{name:<26}{value}" for name, value in rows]
+        lines.append("exact accuracy by segment")
+        for segment, accuracy in enumerate(self.exact_accuracy_by_segment, start=1):
+            lines.append(f"  {segment:>3} {accuracy:>7.1%}  {'█' * round(40 * accuracy)}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: AIRForPuzzleSolving,
+    puzzles: PuzzleSet,
+    batch_size: int = 256,
+    max_segments: int | None = None,
+    step: int | None = None,
+    ema: float | None = None,
+) -> EvaluationResult:
+    """Runs all segments on every puzzle and scores the answers.
+
+    Args:
+        model ([`AIRForPuzzleSolving`]): left in evaluation mode as it was found.
+        puzzles ([`PuzzleSet`]): N puzzles of the model's size.
+        batch_size (`int`): boards at a time; the last batch is filled up, so every batch has one shape.
+        max_segments (`int`, *optional*): segments to run; the model's own number if None.
+        step, ema: recorded in the result.
+
+    Raises:
+        ValueError: boards of another size than the model's, `max_segments` or `batch_size` below 1.
+    """
+    max_segments = model.config.max_segments if max_segments is None else max_segments
+    if max_segments < 1 or batch_size < 1:
+        raise ValueError(f"max_segments ({max_segments}) and batch_size ({batch_size}) must be at least 1")
+    device = model.device
+    batch_size = min(batch_size, len(puzzles))
+    parts = []
+    was_training = model.training
+    model.eval()
+    for index in range(math.ceil(len(puzzles) / batch_size)):
+        rows = np.arange(index * batch_size, (index + 1) * batch_size)
+        batch = to_batch(puzzles.questions[rows % len(puzzles)], puzzles.answers[rows % len(puzzles)])
+        part = _run_segments(model, {name: tensor.to(device) for name, tensor in batch.items()}, max_segments)
+        parts.append([values[..., : len(puzzles) - index * batch_size, :] for values in part])
+    model.train(was_training)
+    # (segments, N, S) answers; (segments, N, 1) halting wishes and right-or-not confidences
+    answers, wishes, confident = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+    return _score(model, puzzles, answers, wishes[..., 0], confident[..., 0], step, ema)
+
+
+def _run_segments(model, batch, max_segments) -> list[np.ndarray]:
+    """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1)."""
+    state, records = None, []
+    for _ in range(max_segments):
+        output = model(input_ids=batch["input_ids"], puzzle_ids=batch["puzzle_ids"], state=state)
+        state = output.state
+        wish = model.wants_to_halt(output).unsqueeze(-1)
+        records.append((output.logits.argmax(-1).to(torch.uint8), wish, (output.q_halt_logits >= 0).unsqueeze(-1)))
+    return [torch.stack(values).cpu().numpy() for values in zip(*records, strict=True)]
+
+
+def _score(model, puzzles, answers, wishes, confident, step, ema) -> EvaluationResult:
+    labelled = puzzles.answers > 0
+    right = ((answers == puzzles.answers) | ~labelled).all(-1)  # (segments, N)
+    final = puzzle_accuracy(answers[-1], puzzles.answers)
+    last = len(answers) - 1
+    halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
+    tables = [model.model.embed_tokens, model.model.prefix, model.model.embed_positions]
+    return EvaluationResult(
+        exact_accuracy=final["exact_accuracy"],
+        cell_accuracy=final["cell_accuracy"],
+        copy_accuracy=puzzle_accuracy(puzzles.questions, puzzles.answers)["cell_accuracy"],
+        valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
+        halting_accuracy=float((confident[-1] == right[-1]).mean()),
+        mean_segments=float(halted_at.mean() + 1),
+        halting_exact_accuracy=float(right[halted_at, np.arange(len(puzzles))].mean()),
+        exact_accuracy_by_segment=right.mean(1).tolist(),
+        num_puzzles=len(puzzles),
+        num_segments=len(answers),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_embedding_parameters=sum(table.weight.numel() for table in tables if table is not None),
+        puzzle=puzzles.puzzle.name,
+        data=puzzles.source,
+        step=step,
+        ema=ema,
+    )

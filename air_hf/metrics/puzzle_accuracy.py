@@ -1,0 +1,50 @@
+"""Accuracy of whole boards and of cells, as an `evaluate` metric.
+
+evaluate.load("air_hf/metrics/puzzle_accuracy.py").compute(predictions=[[2, 3]], references=[[2, 3]])
+"""
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = "Exact accuracy (share of boards with every labelled cell right) and cell accuracy (mean over boards)."
+_INPUTS = """
+Args:
+    predictions (list of list of int): symbol ids of the answers, one list a board.
+    references (list of list of int): the right symbol ids; a negative id or 0 (padding) means "no label".
+Returns:
+    exact_accuracy (float): share of boards whose labelled cells are all right.
+    cell_accuracy (float): share of labelled cells that are right, averaged over boards.
+"""
+
+
+def puzzle_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """See the metric; arrays (N, S). Boards without any label are left out.
+
+    Raises:
+        ValueError: shapes differ, or no board has a label.
+    """
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape:
+        raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}")
+    labelled = references > 0
+    counts = labelled.sum(1)
+    if not counts.any():
+        raise ValueError(f"none of the {len(references)} boards has a label")
+    right = ((predictions == references) & labelled).sum(1)[counts > 0]
+    counts = counts[counts > 0]
+    return {"exact_accuracy": float((right == counts).mean()), "cell_accuracy": float((right / counts).mean())}
+
+
+class PuzzleAccuracy(evaluate.Metric):
+    def _info(self):
+        boards = datasets.Sequence(datasets.Value("int32"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": boards, "references": boards}),
+        )
+
+    def _compute(self, predictions, references):
+        return puzzle_accuracy(predictions, references)

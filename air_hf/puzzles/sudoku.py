@@ -1,0 +1,145 @@
+"""Sudoku on n x n boards, n = 4, 6, 9 or 16: every row, column and box holds every digit once.
+
+Ids: 0 padding, 1 blank, digit d is d + 1. Digits above 9 are written A, B, ...
+Axis letters: N boards, n rows, columns, boxes and digits, S = n·n cells.
+"""
+
+import numpy as np
+
+from air_hf.puzzles.base import Puzzle, PuzzleError, mix
+from air_hf.puzzles.symmetry import Symmetries
+
+BLANK = 1
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3), 16: (4, 4)}  # rows and columns of a box
+_DIGITS = "123456789ABCDEFG"
+
+
+class Sudoku(Puzzle):
+    family = "sudoku"
+    aliases = {"0": "."}  # noqa: RUF012  (never changed)
+
+    def __init__(self, rows: int, columns: int):
+        if rows != columns or rows not in BOXES:
+            raise PuzzleError(f"a Sudoku board of {rows}x{columns} is not known; sizes are {[f'{n}x{n}' for n in BOXES]}")
+        super().__init__(rows, columns)
+        self.n = rows
+        self.box_rows, self.box_columns = BOXES[rows]
+        self.symbols = "." + _DIGITS[:rows]
+        row, column = np.divmod(np.arange(rows * rows), rows)
+        box = row // self.box_rows * (rows // self.box_columns) + column // self.box_columns
+        self.units = np.stack((row, column, box))  # (3, S): the row, column and box of each cell
+
+    def check_question(self, question: np.ndarray) -> None:
+        for kind, units in zip(("row", "column", "box"), self.units, strict=True):
+            seen: dict[tuple[int, int], int] = {}
+            for cell in np.flatnonzero(question > BLANK):
+                first = seen.setdefault((units[cell], question[cell]), int(cell))
+                if first != cell:
+                    raise PuzzleError(
+                        f"{self.name}: contradictory clues: {self.format(question[[cell]])} stands twice in one {kind}, "
+                        f"in {self.place(first)} and in {self.place(int(cell))}"
+                    )
+
+    def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
+        for cell in range(self.num_cells):
+            if answer[cell] <= BLANK:
+                return f"{self.place(cell)} is not filled in"
+            if question[cell] > BLANK and question[cell] != answer[cell]:
+                clue, digit = self.format(question[[cell]]), self.format(answer[[cell]])
+                return f"{self.place(cell)} holds {digit} but the question gives {clue}"
+        try:
+            self.check_question(answer)
+        except PuzzleError as error:
+            return str(error).split("contradictory clues: ")[-1]
+        return None
+
+    def is_solution(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        agrees = ((questions <= BLANK) | (questions == answers)).all(1)
+        filled = (answers > BLANK).all(1)
+        bits = np.where(answers > BLANK, 1 << (np.maximum(answers.astype(np.int64), 2) - 2), 0)
+        complete = np.ones(len(answers), dtype=bool)
+        for units in self.units:
+            present = np.zeros((len(answers), self.n), dtype=np.int64)
+            for cell, unit in enumerate(units):
+                present[:, unit] |= bits[:, cell]
+            complete &= (present == (1 << self.n) - 1).all(1)
+        return agrees & filled & complete
+
+    def random_symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
+        n = self.n
+        rows = _random_lines(count, n, self.box_rows, rng)
+        columns = _random_lines(count, n, self.box_columns, rng)
+        cells = (rows[:, :, None] * n + columns[:, None, :]).astype(np.int32)
+        if self.box_rows == self.box_columns:  # a transposition keeps only square boxes
+            flip = rng.random(count) < 0.5
+            cells[flip] = cells[flip].transpose(0, 2, 1)
+        symbols = np.tile(np.arange(self.vocab_size, dtype=np.uint8), (count, 1))
+        symbols[:, 2:] = 2 + rng.random((count, n)).argsort(1)
+        return Symmetries(cells.reshape(count, -1), symbols)
+
+    def class_keys(self, boards: np.ndarray) -> np.ndarray:
+        """Colour refinement: a cell is told apart by what its row, column, box, band, stack and digit hold."""
+        n, count = self.n, len(boards)
+        square = self.box_rows == self.box_columns
+        colors = mix((boards > BLANK) + np.uint64(1)).reshape(count, n, n)
+        grid = boards.reshape(count, n, n)
+        for _ in range(4):
+            scrambled = mix(colors)
+            row = scrambled.sum(2)
+            column = scrambled.sum(1)
+            band = mix(row).reshape(count, -1, self.box_rows).sum(2).repeat(self.box_rows, axis=1)
+            stack = mix(column).reshape(count, -1, self.box_columns).sum(2).repeat(self.box_columns, axis=1)
+            row, column = mix(row * np.uint64(3) + band)[:, :, None], mix(column * np.uint64(3) + stack)[:, None, :]
+            if square:
+                lines = row + column  # a transposition swaps them
+            else:
+                lines = row * np.uint64(5) + column
+            boxes = scrambled.reshape(count, n // self.box_rows, self.box_rows, n // self.box_columns, self.box_columns)
+            boxes = boxes.sum((2, 4)).repeat(self.box_rows, axis=1).repeat(self.box_columns, axis=2)
+            digits = np.zeros_like(colors)
+            for digit in range(2, self.vocab_size):
+                here = grid == digit
+                total = np.where(here, scrambled, 0).sum((1, 2), dtype=np.uint64)
+                digits += np.where(here, mix(total)[:, None, None], 0).astype(np.uint64)
+            colors = mix(colors * np.uint64(7) + mix(lines) + mix(boxes) * np.uint64(11) + mix(digits) * np.uint64(13))
+        return mix(colors).sum((1, 2))
+
+    def draw_picture(self, axes, board, question, answer=None) -> None:
+        n = self.n
+        axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[])
+        for line in range(n + 1):
+            axes.axhline(line, color="black", linewidth=1.6 if line % self.box_rows == 0 else 0.4)
+            axes.axvline(line, color="black", linewidth=1.6 if line % self.box_columns == 0 else 0.4)
+        for cell, symbol in enumerate(board):
+            if symbol == BLANK:
+                continue
+            given = question[cell] > BLANK and symbol == question[cell]
+            wrong = answer is not None and symbol != answer[cell]
+            axes.text(
+                cell % n + 0.5,
+                cell // n + 0.54,
+                self.format(board[[cell]]),
+                ha="center",
+                va="center",
+                fontsize=100 / n,
+                fontweight="bold" if given else "normal",
+                color="black" if given else "tab:red" if wrong else "tab:green" if answer is not None else "tab:blue",
+            )
+
+    def _layout(self, rows: list[list[str]]) -> list[str]:
+        segments = self.n // self.box_columns
+        rule = "+".join(["-" * (2 * self.box_columns + 1)] * segments)[1:-1]
+        lines = []
+        for index, row in enumerate(rows):
+            if index and index % self.box_rows == 0:
+                lines.append(rule)
+            boxes = [" ".join(row[i : i + self.box_columns]) for i in range(0, self.n, self.box_columns)]
+            lines.append(" | ".join(boxes))
+        return lines
+
+
+def _random_lines(count: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Random orders (count, n) of n lines that permute groups of `size` and the lines inside each group."""
+    groups = rng.random((count, n // size)).argsort(1)
+    inside = rng.random((count, n // size, size)).argsort(2)
+    return (groups[:, :, None] * size + inside).reshape(count, n)

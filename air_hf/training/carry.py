@@ -1,0 +1,64 @@
+"""Adaptive computation in training: slots that keep a puzzle for as many segments as it needs (HRM, section 2).
+
+Axis letters: B slots of a batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput, AIRState
+
+
+@dataclass
+class Carry:
+    """What the slots of a batch hold between two training steps.
+
+    Args:
+        state ([`AIRState`]): recurrent states and segment counts.
+        halted (`torch.BoolTensor` of shape `(B,)`): slots that take a new puzzle at the next step.
+        batch (`dict[str, torch.Tensor]`): the puzzles in the slots: `input_ids`, `labels`, `puzzle_ids`.
+    """
+
+    state: AIRState
+    halted: torch.BoolTensor
+    batch: dict[str, torch.Tensor]
+
+
+def initial_carry(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) -> Carry:
+    """A carry whose slots are all waiting for a puzzle."""
+    slots = len(batch["input_ids"])
+    halted = torch.ones(slots, dtype=torch.bool, device=batch["input_ids"].device)
+    return Carry(model.initial_state(slots).detach(), halted, batch)
+
+
+def refill(model: AIRForPuzzleSolving, carry: Carry, batch: dict[str, torch.Tensor]) -> Carry:
+    """Gives halted slots the puzzle of the same slot of `batch` and a fresh state."""
+    fresh = model.initial_state(len(carry.halted))
+    current = {
+        name: torch.where(carry.halted.view(-1, *[1] * (new.ndim - 1)), new, carry.batch[name])
+        for name, new in batch.items()
+    }
+    return Carry(fresh.where(carry.halted, carry.state), carry.halted, current)
+
+
+def min_segments(slots: int, max_segments: int, exploration_prob: float, seed: list[int]) -> torch.LongTensor:
+    """Exploration: with probability `exploration_prob` a slot must reach a random count in 2..max_segments (B,).
+
+    Args:
+        slots (`int`): B.
+        seed (`list[int]`): what the draw depends on, e.g. the run's seed and the step.
+    """
+    generator = torch.Generator().manual_seed(hash(tuple(seed)) & (2**63 - 1))
+    explores = torch.rand(slots, generator=generator) < exploration_prob
+    least = torch.randint(2, max(max_segments, 2) + 1, (slots,), generator=generator)
+    return torch.where(explores, least, 0)
+
+
+def has_halted(
+    model: AIRForPuzzleSolving, output: AIRPuzzleSolvingOutput, least_segments: torch.LongTensor
+) -> torch.BoolTensor:
+    """Slots (B,) done with their puzzle: at the last segment, or wishing to halt after `least_segments` (B,)."""
+    count, most = output.state.num_segments, model.config.max_segments
+    wishes = model.wants_to_halt(output) & (count >= least_segments)
+    return (count >= most) | wishes

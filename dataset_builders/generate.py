@@ -1,0 +1,138 @@
+"""Makes train and test puzzles from a seed, disjoint up to symmetry, and writes them as CSV.
+
+python -m air_hf.dataset_builders.generate --puzzle sudoku-6x6 --train 8000 --test 512 --output data/sudoku-6x6
+"""
+
+import argparse
+import csv
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from air_hf.dataset_builders.maze_generator import MazeGenerator
+from air_hf.dataset_builders.sudoku_generator import SudokuGenerator
+from air_hf.puzzles import Maze, Puzzle, PuzzleError, get_puzzle
+
+COLUMNS = ("source", "question", "answer", "rating")
+_CHUNK = 64  # puzzles drawn from one seed, so that the result does not depend on the number of workers
+_MAX_BARREN_CHUNKS = 50
+
+
+def make_generator(puzzle: Puzzle, **options) -> SudokuGenerator | MazeGenerator:
+    """The generator of a puzzle family; `options` are its own arguments."""
+    return (MazeGenerator if isinstance(puzzle, Maze) else SudokuGenerator)(puzzle, **options)
+
+
+def _draw_chunk(name: str, options: dict, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    return make_generator(get_puzzle(name), **options).draw(_CHUNK, np.random.default_rng([seed, chunk]))
+
+
+def generate_split(
+    puzzle: Puzzle, num_train: int, num_test: int, seed: int = 0, workers: int | None = None, **options
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Draws distinct puzzles and divides their symmetry classes between train and test.
+
+    Args:
+        puzzle ([`Puzzle`]): the board.
+        num_train, num_test (`int`): puzzles wanted.
+        seed (`int`): the same seed gives the same puzzles, whatever the number of workers.
+        workers (`int`, *optional*): processes; one per CPU core if None.
+        options: arguments of the family's generator, e.g. `clues=30`, `min_path_cells=12`.
+
+    Returns:
+        `dict` of "train" and "test" to questions and answers, each (count, S) of symbol ids. No board of one is the
+        image of a board of the other under the family's symmetries.
+
+    Raises:
+        PuzzleError: an impossible request, or fewer different puzzles of the kind than asked for.
+    """
+    make_generator(puzzle, **options)  # an impossible request fails here, before any worker starts
+    workers = workers or os.cpu_count() or 1
+    wanted = num_train + num_test
+    pool: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    barren = chunk = 0
+    with ProcessPoolExecutor(workers) as executor, tqdm(total=wanted, unit="puzzle", desc=puzzle.name) as progress:
+        while True:
+            jobs = [executor.submit(_draw_chunk, puzzle.name, options, seed, chunk + i) for i in range(4 * workers)]
+            chunk += len(jobs)
+            for job in jobs:
+                before = len(pool)
+                for question, answer in zip(*job.result(), strict=True):
+                    pool.setdefault(question.tobytes(), (question, answer))
+                barren = 0 if len(pool) > before else barren + 1
+                split = _split_by_class(puzzle, pool, num_train, num_test, seed) if len(pool) >= wanted else None
+                progress.update(min(len(pool), wanted) - progress.n)
+                if split is not None:
+                    for waiting in jobs:
+                        waiting.cancel()
+                    return split
+                if barren == _MAX_BARREN_CHUNKS:
+                    raise PuzzleError(
+                        f"{puzzle.name} {options}: only {len(pool)} different puzzles turned up; too few for "
+                        f"{num_train} train and {num_test} test puzzles of different symmetry classes"
+                    )
+
+
+def _split_by_class(puzzle, pool, num_train, num_test, seed) -> dict | None:
+    """Whole symmetry classes, in random order, to the test set until it is full; the others to the train set."""
+    questions, answers = (np.stack(boards) for boards in zip(*pool.values(), strict=True))
+    classes, members = np.unique(puzzle.class_keys(questions), return_inverse=True)
+    rank = np.random.default_rng([seed, 0, 1]).permutation(len(classes))[members]
+    boards_before = np.concatenate(([0], np.cumsum(np.bincount(rank, minlength=len(classes)))))[rank]
+    held_out = boards_before < num_test
+    if held_out.sum() < num_test or (~held_out).sum() < num_train:
+        return None
+    rows = {"train": np.flatnonzero(~held_out)[:num_train], "test": np.flatnonzero(held_out)[:num_test]}
+    return {name: (questions[index], answers[index]) for name, index in rows.items()}
+
+
+def write_csv(path: Path, puzzle: Puzzle, questions: np.ndarray, answers: np.ndarray, source: str) -> None:
+    """Writes boards (N, S) in the Hub's schema; `rating` is the backtracks of a Sudoku, the path length of a maze."""
+    if isinstance(puzzle, Maze):
+        ratings = puzzle.path_lengths(questions).tolist()
+    else:
+        generator = SudokuGenerator(puzzle)
+        ratings = [generator.count_backtracks(question) for question in questions]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for question, answer, rating in zip(questions, answers, ratings, strict=True):
+            writer.writerow((source, puzzle.format(question), puzzle.format(answer), rating))
+    os.replace(unfinished, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--puzzle", required=True, help='family and size, e.g. "sudoku-6x6" or "maze-10x10"')
+    parser.add_argument("--train", type=int, required=True, help="train puzzles")
+    parser.add_argument("--test", type=int, required=True, help="test puzzles, of symmetry classes not in train")
+    parser.add_argument("--output", type=Path, required=True, help="folder for train.csv and test.csv")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--clues", type=int, help="Sudoku: clues to leave (default: minimal puzzles)")
+    parser.add_argument("--min_path_cells", type=int, help="maze: least cells on a shortest path, S and G included")
+    parser.add_argument("--wall_share", type=float, help="maze: probability of a wall (default 0.37)")
+    parser.add_argument("--unique_path", action="store_true", default=None, help="maze: only one shortest path")
+    args = parser.parse_args(argv)
+    options = {
+        name: value
+        for name in ("clues", "min_path_cells", "wall_share", "unique_path")
+        if (value := getattr(args, name)) is not None
+    }
+    try:
+        puzzle = get_puzzle(args.puzzle)
+        split = generate_split(puzzle, args.train, args.test, args.seed, args.workers, **options)
+    except (PuzzleError, TypeError) as error:  # TypeError: an option of the other family
+        parser.error(str(error))
+    for name, (questions, answers) in split.items():
+        write_csv(args.output / f"{name}.csv", puzzle, questions, answers, f"air-hf generate --seed {args.seed}")
+    print(f"wrote {args.train} train and {args.test} test puzzles of {puzzle.name} to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
