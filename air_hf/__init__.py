@@ -9,5 +9,8 @@ __version__ = "0.1.0"
 
 AutoConfig.register(AIRConfig.model_type, AIRConfig, exist_ok=True)
 AutoModel.register(AIRConfig, AIRForPuzzleSolving, exist_ok=True)
+# Saved checkpoints carry their code, so AutoModel loads them where this package is not installed.
+AIRConfig.register_for_auto_class()
+AIRForPuzzleSolving.register_for_auto_class("AutoModel")
 
 __all__ = ["AIRConfig", "AIRForPuzzleSolving", "AIRModel", "variant_config"]

@@ -410,7 +410,7 @@ class AIRModel(AIRPreTrainedModel):
         Only the updates named by `config.gradient` keep a graph, and only while gradients are enabled.
         """
         config = self.config
-        z_h, z_l = state.z_h, state.z_l
+        z_h, z_l = state.z_h.to(inputs.x.dtype), state.z_l.to(inputs.x.dtype)
         keep_graph = torch.is_grad_enabled()
         for h_step in range(config.h_cycles):
             last_cycle = h_step == config.h_cycles - 1

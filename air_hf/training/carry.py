@@ -5,6 +5,7 @@ Axis letters: B slots of a batch.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput, AIRState
@@ -42,17 +43,15 @@ def refill(model: AIRForPuzzleSolving, carry: Carry, batch: dict[str, torch.Tens
     return Carry(fresh.where(carry.halted, carry.state), carry.halted, current)
 
 
-def min_segments(slots: int, max_segments: int, exploration_prob: float, seed: list[int]) -> torch.LongTensor:
-    """Exploration: with probability `exploration_prob` a slot must reach a random count in 2..max_segments (B,).
+def draw_least_segments(slots: int, max_segments: int, exploration_prob: float, rng: np.random.Generator) -> torch.Tensor:
+    """Exploration: with probability `exploration_prob` a slot must reach a random count in 2..max_segments; int64 (B,).
 
-    Args:
-        slots (`int`): B.
-        seed (`list[int]`): what the draw depends on, e.g. the run's seed and the step.
+    The other slots, and all where there is only one segment, get 0.
     """
-    generator = torch.Generator().manual_seed(hash(tuple(seed)) & (2**63 - 1))
-    explores = torch.rand(slots, generator=generator) < exploration_prob
-    least = torch.randint(2, max(max_segments, 2) + 1, (slots,), generator=generator)
-    return torch.where(explores, least, 0)
+    if max_segments < 2:
+        return torch.zeros(slots, dtype=torch.long)
+    explores = rng.random(slots) < exploration_prob
+    return torch.from_numpy(np.where(explores, rng.integers(2, max_segments + 1, size=slots), 0))
 
 
 def has_halted(

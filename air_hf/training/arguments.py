@@ -1,0 +1,152 @@
+"""What a training run is: a recipe in YAML, overridden by `--field value` on the command line."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from transformers import HfArgumentParser
+
+from air_hf.modeling import AIRConfig
+
+_FROM_DATA = ("vocab_size", "seq_len", "puzzle")
+
+
+def _arg(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class TrainingArguments:
+    """A run, apart from the model's own fields."""
+
+    variant: str = _arg("Lx_H", "variant name, e.g. Lx_H, hrm, trm-mlp; any field of AIRConfig can be set beside it")
+    train_data: str | None = _arg(None, "CSV file, or folder with train.csv")
+    test_data: str | None = _arg(None, "CSV file, or folder with test.csv (default: train_data, where it is a folder)")
+    puzzle: str | None = _arg(None, "what the boards are, e.g. sudoku-9x9 (default: read off the first board)")
+    train_limit: int | None = _arg(None, "train on a random sample of this many puzzles, drawn with data_seed")
+    eval_limit: int | None = _arg(None, "evaluate on a random sample of this many puzzles, drawn with data_seed")
+    data_seed: int = _arg(0, "seed of the samples, apart from `seed` so that runs with other seeds share their data")
+    augment: bool = _arg(True, "apply a random symmetry to every puzzle each time it is drawn")
+    output_dir: str = _arg("runs/air", "folder for the checkpoint, the metrics and the evaluation")
+    resume_from: str | None = _arg(None, "checkpoint folder of an unfinished run of the same recipe")
+    max_steps: int = _arg(10_000, "training steps: one segment of every slot each")
+    max_minutes: float | None = _arg(None, "stop after this many minutes of training, if max_steps are not done by then")
+    batch_size: int = _arg(64, "slots, over all processes")
+    learning_rate: float = _arg(1e-3, "AdamAtan2")
+    warmup_steps: int = _arg(100, "steps of linear warm-up; 0 for none")
+    min_lr_ratio: float = _arg(1.0, "end of the cosine as a share of the learning rate; 1 for a constant rate")
+    weight_decay: float = _arg(0.1, "AdamAtan2, decoupled")
+    adam_beta1: float = _arg(0.9, "AdamAtan2")
+    adam_beta2: float = _arg(0.95, "AdamAtan2")
+    prefix_learning_rate: float = _arg(1e-2, "sign-SGD on the prefix table")
+    prefix_weight_decay: float = _arg(0.1, "sign-SGD on the prefix table, decoupled")
+    halt_exploration_prob: float = _arg(0.1, "share of slots that must run a random number of segments")
+    ema_decay: float = _arg(0.999, "decay of the average of the weights that is evaluated and saved; 0 for none")
+    mixed_precision: Literal["no", "bf16"] | None = _arg(None, "bf16: bfloat16 forward over float32 weights (default: as launched)")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = _arg(
+        "auto", "attention backend; auto: eager on CPU, where it trains faster, sdpa elsewhere"
+    )
+    compile: bool = _arg(False, "compile the networks with torch.compile (on CPU this needs a C++ compiler)")
+    num_threads: int | None = _arg(None, "CPU threads of this process (default: the cores shared among the processes)")
+    eval_every: int = _arg(1000, "steps between evaluations; 0 for the end only")
+    eval_batch_size: int = _arg(256, "boards at a time in evaluation")
+    save_every: int = _arg(0, "steps between checkpoints; 0 for evaluations and the end only")
+    log_every: int = _arg(50, "steps between lines of metrics.jsonl")
+    seed: int = _arg(0, "weights, order of the data, symmetries and exploration")
+
+    def __post_init__(self):
+        positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every")
+        not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
+                        "save_every", "seed", "data_seed")  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in not_negative:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
+        for name in ("min_lr_ratio", "halt_exploration_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        for name in ("max_minutes", "num_threads", "train_limit", "eval_limit"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.warmup_steps > self.max_steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than max_steps ({self.max_steps})")
+        if self.train_data is None:
+            raise ValueError("train_data is missing: a CSV file, or a folder with train.csv")
+        if self.test_data is None:
+            if not Path(self.train_data).is_dir():
+                raise ValueError(f"test_data is missing, and train_data ({self.train_data}) is not a folder with test.csv")
+            self.test_data = self.train_data
+
+
+def _plain_type(annotation):
+    """The type of a config field as a parser wants it: `float | int` is a number, `int | None` an int."""
+    if isinstance(annotation, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        return float if float in members else members[0]
+    return annotation
+
+
+def _model_arguments() -> type:
+    """A dataclass of the fields of AIRConfig that are not read off the data, None meaning "as the variant has it"."""
+    fields = [
+        (name, _plain_type(annotation) | None, field(default=None, metadata={"help": "model; see AIRConfig"}))
+        for name, annotation in AIRConfig.__annotations__.items()
+        if name not in _FROM_DATA
+    ]
+    return dataclasses.make_dataclass("ModelArguments", fields)
+
+
+def parse_arguments(argv: list[str] | None = None, description: str = "") -> tuple[TrainingArguments, dict]:
+    """Reads `--config RECIPE.yaml` and overrides.
+
+    Args:
+        argv (`list[str]`, *optional*): command line; that of the process if None.
+        description (`str`): for `--help`.
+
+    Returns:
+        the arguments, and the model's fields that were set.
+
+    Raises:
+        SystemExit: an unknown field, a value of the wrong type, or fields that contradict one another; the message
+            names them.
+    """
+    usage = "%(prog)s --config RECIPE.yaml [--field value ...]"
+    types_ = [TrainingArguments, _model_arguments()]
+    parser = HfArgumentParser(types_, description=description, usage=usage, allow_abbrev=False)
+    parser.add_argument("--config", help="recipe: a YAML file of the fields below")
+    selector = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    selector.add_argument("--config")
+    chosen, overrides = selector.parse_known_args(argv)
+    recipe = _read_recipe(Path(chosen.config), parser) if chosen.config else []
+    try:
+        arguments, model, _ = parser.parse_args_into_dataclasses(recipe + overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments, {name: value for name, value in vars(model).items() if value is not None}
+
+
+def _read_recipe(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A recipe as command-line words, so that types are checked in one place."""
+    if not path.is_file():
+        parser.error(f"recipe {path} does not exist")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        parser.error(f"recipe {path} is not YAML: {error}")
+    if not isinstance(recipe, dict):
+        parser.error(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    unknown = sorted(set(map(str, recipe)) - known)
+    if unknown:
+        parser.error(f"recipe {path}: unknown fields {', '.join(unknown)}; known fields: {', '.join(sorted(known))}")
+    return [word for name, value in recipe.items() if value is not None for word in (f"--{name}", str(value))]

@@ -1,0 +1,130 @@
+"""Checkpoints: a Hub folder (config, weights, tokenizer, code) with the state of training in a subfolder.
+
+The weights of the folder are the evaluated ones (EMA where it is on); `training_state/` holds what is needed to go on.
+Nothing is pickled. A checkpoint is written beside its place and renamed, so an old one is whole until a new one is.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from air_hf.evaluation import EvaluationResult
+from air_hf.modeling import AIRState
+from air_hf.puzzles import get_puzzle
+from air_hf.tokenization import build_tokenizer
+from air_hf.training.carry import Carry
+from air_hf.training.trainer import Trainer
+
+_STATE_FOLDER = "training_state"
+# Fields that may change when a run goes on: they do not touch the weights' path.
+_FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
+                "eval_limit", "test_data", "compile", "num_threads"}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete or of another run; the message says which and where."""
+
+
+def save_checkpoint(trainer: Trainer, folder: str | Path, evaluation: EvaluationResult | None = None) -> None:
+    """Writes the trainer's model and state; every process must call it, the main one writes.
+
+    Args:
+        folder (`str` or `Path`): replaced if it exists.
+        evaluation ([`EvaluationResult`], *optional*): saved beside the weights.
+    """
+    tensors, facts = _training_state(trainer)
+    if not trainer.accelerator.is_main_process:
+        return
+    folder = Path(folder)
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model = trainer.model
+    averaged = contextlib.nullcontext() if trainer.ema is None else trainer.ema.applied_to(model)
+    with averaged:
+        model.save_pretrained(unfinished)
+    build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(unfinished)
+    if evaluation is not None:
+        _write_json(unfinished / "evaluation.json", evaluation.to_dict())
+    (unfinished / _STATE_FOLDER).mkdir()
+    save_file(tensors, unfinished / _STATE_FOLDER / "state.safetensors")
+    _write_json(unfinished / _STATE_FOLDER / "state.json", facts)
+    previous = folder.with_name(f"{folder.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, previous)
+    os.replace(unfinished, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _training_state(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
+    tensors, adam_steps = {}, {}
+    for name, parameter in trainer.model.named_parameters():
+        tensors[f"weights.{name}"] = parameter.detach()
+        if trainer.ema is not None:
+            tensors[f"ema.{name}"] = trainer.ema.averages[name]
+        moments = trainer.adam.state.get(parameter)
+        if moments:
+            adam_steps[name] = moments["steps"]
+            tensors[f"adam.{name}.exp_avg"] = moments["exp_avg"]
+            tensors[f"adam.{name}.exp_avg_sq"] = moments["exp_avg_sq"]
+    if trainer.carry is not None:
+        carry = trainer.carry
+        slots = {"z_h": carry.state.z_h, "z_l": carry.state.z_l, "num_segments": carry.state.num_segments}
+        slots |= {"halted": carry.halted} | {f"batch.{name}": tensor for name, tensor in carry.batch.items()}
+        tensors |= {f"carry.{name}": trainer.accelerator.gather(tensor) for name, tensor in slots.items()}
+    facts = {"step": trainer.step, "adam_steps": adam_steps, "arguments": dataclasses.asdict(trainer.args)}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
+
+
+def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
+    """Puts a trainer where [`save_checkpoint`] left another one of the same recipe.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, or the checkpoint is of another model or recipe.
+    """
+    state_folder = Path(folder) / _STATE_FOLDER
+    for name in ("state.json", "state.safetensors"):
+        if not (state_folder / name).is_file():
+            raise CheckpointError(f"{state_folder / name} does not exist; expected a checkpoint folder of a training run")
+    facts = json.loads((state_folder / "state.json").read_text(encoding="utf-8"))
+    ours = dataclasses.asdict(trainer.args)
+    for name in sorted(ours.keys() - _FREE_FIELDS):
+        if facts["arguments"].get(name) != ours[name]:
+            raise CheckpointError(
+                f"{folder} was trained with {name}={facts['arguments'].get(name)!r}; this run has {ours[name]!r}"
+            )
+    tensors = load_file(state_folder / "state.safetensors", device=str(trainer.accelerator.device))
+    for name, parameter in trainer.model.named_parameters():
+        saved = tensors.get(f"weights.{name}")
+        if saved is None or saved.shape != parameter.shape:
+            found = "is missing" if saved is None else f"has shape {tuple(saved.shape)}"
+            raise CheckpointError(f"{folder}: weight {name} {found}; this model's has shape {tuple(parameter.shape)}")
+        with torch.no_grad():
+            parameter.copy_(saved)
+        if trainer.ema is not None:
+            trainer.ema.averages[name] = tensors[f"ema.{name}"]
+        if name in facts["adam_steps"]:
+            trainer.adam.state[parameter] = {
+                "steps": facts["adam_steps"][name],
+                "exp_avg": tensors[f"adam.{name}.exp_avg"],
+                "exp_avg_sq": tensors[f"adam.{name}.exp_avg_sq"],
+            }
+    trainer.step = facts["step"]
+    slots = {name.removeprefix("carry."): tensor for name, tensor in tensors.items() if name.startswith("carry.")}
+    if slots:
+        size = len(slots["halted"]) // trainer.accelerator.num_processes
+        part = slice(trainer.accelerator.process_index * size, (trainer.accelerator.process_index + 1) * size)
+        slots = {name: tensor[part] for name, tensor in slots.items()}
+        batch = {name.removeprefix("batch."): tensor for name, tensor in slots.items() if name.startswith("batch.")}
+        trainer.carry = Carry(AIRState(slots["z_h"], slots["z_l"], slots["num_segments"]), slots["halted"], batch)

@@ -1,0 +1,118 @@
+"""One training step, the same for every variant: carry, loss, optimisers, EMA (HRM, TRM and AIR share it).
+
+Axis letters: B slots of a batch, S cells.
+"""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
+from air_hf.modeling.modeling_air import IGNORE_LABEL
+from air_hf.training.arguments import TrainingArguments
+from air_hf.training.carry import Carry, draw_least_segments, has_halted, initial_carry, refill
+from air_hf.training.ema import EMA
+from air_hf.training.optimizers import make_optimizers, scheduled_lr
+
+
+class Trainer:
+    """A model in training: its optimisers, its EMA and the puzzles in its slots.
+
+    Args:
+        model ([`AIRForPuzzleSolving`]): the model; moved to the accelerator's device.
+        args ([`TrainingArguments`]): how to train it.
+        accelerator (`Accelerator`): device, precision and processes.
+
+    Attributes:
+        model: the bare model.
+        step (`int`): steps done.
+        carry ([`Carry`], *optional*): None before the first step.
+    """
+
+    def __init__(self, model: AIRForPuzzleSolving, args: TrainingArguments, accelerator: Accelerator):
+        self.args, self.accelerator = args, accelerator
+        if args.compile:
+            for network in model.model.networks.values():
+                network.compile(dynamic=False)
+        self._wrapped: nn.Module = accelerator.prepare(model)
+        self.model: AIRForPuzzleSolving = accelerator.unwrap_model(self._wrapped)
+        betas = (args.adam_beta1, args.adam_beta2)
+        self.adam, self.prefix_sgd = make_optimizers(self.model, args.weight_decay, args.prefix_weight_decay, betas)
+        self.ema = EMA(self.model, args.ema_decay) if args.ema_decay else None
+        self.carry: Carry | None = None
+        self.step = 0
+
+    def train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Runs one segment of every slot and updates the weights.
+
+        Args:
+            batch (`dict[str, torch.Tensor]`): this process's `input_ids` (B, S), `labels` (B, S) and `puzzle_ids` (B,);
+                only slots that have halted take theirs.
+
+        Returns:
+            `dict[str, torch.Tensor]`: sums over this process's slots, see [`step_metrics`].
+        """
+        self._wrapped.train()
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
+        output = self._wrapped(**carry.batch, state=carry.state)
+        self.accelerator.backward(output.loss)
+        self._update_weights(carry.batch["puzzle_ids"])
+        halted = has_halted(self.model, output, self._least_segments(len(carry.halted)))
+        self.carry = Carry(output.state, halted, carry.batch)
+        return step_metrics(output, carry.batch["labels"], halted)
+
+    def _update_weights(self, used_ids: torch.LongTensor) -> None:
+        args = self.args
+        self.step += 1
+        ratio = scheduled_lr(self.step, 1.0, args.warmup_steps, args.max_steps, args.min_lr_ratio)
+        for group in self.adam.param_groups:
+            group["lr"] = args.learning_rate * ratio
+        self.adam.step()
+        if self.prefix_sgd is not None:
+            for group in self.prefix_sgd.param_groups:
+                group["lr"] = args.prefix_learning_rate * ratio
+            self.prefix_sgd.step(self.accelerator.gather(used_ids))
+        self._wrapped.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+
+    def _least_segments(self, slots: int) -> torch.Tensor:
+        """This process's part of the exploration of all slots, a function of (seed, step) alone."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        rng = np.random.default_rng([self.args.seed, 2, self.step])
+        most = self.model.config.max_segments
+        least = draw_least_segments(slots * processes, most, self.args.halt_exploration_prob, rng)
+        return least[rank * slots : (rank + 1) * slots].to(self.accelerator.device)
+
+
+@torch.no_grad()
+def step_metrics(
+    output: AIRPuzzleSolvingOutput, labels: torch.LongTensor, halted: torch.BoolTensor
+) -> dict[str, torch.Tensor]:
+    """Sums over slots, float32 scalars.
+
+    `count` slots have just halted on a labelled board; `accuracy`, `exact_accuracy`, `q_halt_accuracy` and `steps` are
+    sums over these. `slots` and the losses `lm_loss`, `q_halt_loss`, `q_continue_loss` are sums over all slots.
+    """
+    labelled = labels != IGNORE_LABEL
+    counts = labelled.sum(-1)
+    right_cells = (labelled & (output.logits.argmax(-1) == labels)).sum(-1)
+    right = right_cells == counts
+    valid = halted & (counts > 0)
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(valid, values.float(), 0.0).sum()
+
+    return {
+        "slots": torch.full((), len(labels), dtype=torch.float32, device=labels.device),
+        "count": valid.float().sum(),
+        "accuracy": total(right_cells / counts.clamp(min=1)),
+        "exact_accuracy": total(right),
+        "q_halt_accuracy": total((output.q_halt_logits >= 0) == right),
+        "steps": total(output.state.num_segments),
+        "lm_loss": output.losses.lm.detach().float(),
+        "q_halt_loss": output.losses.q_halt.detach(),
+        "q_continue_loss": output.losses.q_continue.detach(),
+    }

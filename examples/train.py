@@ -1,0 +1,152 @@
+"""Trains a recurrent puzzle solver from a recipe.
+
+accelerate launch examples/train.py --config examples/configs/quickstart.yaml [--field value ...]
+"""
+
+import json
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from air_hf import AIRForPuzzleSolving, variant_config
+from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles
+from air_hf.evaluation import EvaluationResult, evaluate_model
+from air_hf.training import (
+    CheckpointError,
+    Trainer,
+    TrainingArguments,
+    attention_for,
+    load_checkpoint,
+    parse_arguments,
+    save_checkpoint,
+)
+
+
+def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:
+    """Train and test puzzles, sampled as the recipe asks."""
+    train_set = load_puzzles(args.train_data, args.puzzle, split="train")
+    test_set = load_puzzles(args.test_data, train_set.puzzle, split="test")
+    if args.train_limit is not None:
+        train_set = train_set.sample(args.train_limit, args.data_seed)
+    if args.eval_limit is not None:
+        test_set = test_set.sample(args.eval_limit, args.data_seed)
+    return train_set, test_set
+
+
+def build_trainer(args: TrainingArguments, model_fields: dict, train_set: PuzzleSet, accelerator: Accelerator) -> Trainer:
+    """A fresh model of the recipe's variant in training, or the run that `resume_from` names."""
+    puzzle = train_set.puzzle
+    config = variant_config(
+        args.variant, vocab_size=puzzle.vocab_size, seq_len=puzzle.num_cells, puzzle=puzzle.name, **model_fields
+    )
+    set_seed(args.seed)
+    model = AIRForPuzzleSolving(config)
+    model.set_attn_implementation(attention_for(args.attention, accelerator.device))
+    trainer = Trainer(model, args, accelerator)
+    if args.resume_from:
+        load_checkpoint(trainer, args.resume_from)
+    return trainer
+
+
+def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult | None:
+    """Scores the EMA weights, or the raw ones where EMA is off, on the main process."""
+    if not trainer.accelerator.is_main_process:
+        return None
+    ema = trainer.ema
+    with nullcontext() if ema is None else ema.applied_to(trainer.model):
+        return evaluate_model(
+            trainer.model, test_set, trainer.args.eval_batch_size, step=trainer.step, ema=trainer.args.ema_decay
+        )
+
+
+def summarize(sums: dict[str, torch.Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """Means of the metrics summed since the last line, over all processes."""
+    total = {name: float(value) for name, value in accelerator.reduce(sums, reduction="sum").items()}
+    slots, count = total["slots"], max(total["count"], 1.0)
+    losses = {name: total[name] / slots for name in ("lm_loss", "q_halt_loss", "q_continue_loss")}
+    halted = {name: total[name] / count for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
+    return losses | halted | {"slots": slots, "count": total["count"]}
+
+
+def train(args: TrainingArguments, trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> EvaluationResult | None:
+    """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
+    accelerator, output = trainer.accelerator, Path(args.output_dir)
+    bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
+    started, last_line, spent_elsewhere, sums, evaluation = time.monotonic(), time.monotonic(), 0.0, None, None
+    done = False
+    while not done:
+        batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
+        metrics = trainer.train_step(batch)
+        sums = metrics if sums is None else {name: sums[name] + value for name, value in metrics.items()}
+        bar.update()
+        done = trainer.step >= args.max_steps
+        if done or trainer.step % args.log_every == 0:
+            line = summarize(sums, accelerator)
+            now = time.monotonic()
+            line |= {"step": trainer.step, "puzzles_per_second": line["slots"] / (now - last_line)}
+            line["minutes"] = (now - started - spent_elsewhere) / 60
+            sums, last_line = None, now
+            if accelerator.is_main_process:
+                bar.set_postfix_str(
+                    f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
+                    f"{line['puzzles_per_second']:.0f} puzzles/s"
+                )
+                with open(output / "metrics.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            if args.max_minutes is not None:  # every process must agree to stop
+                over = torch.tensor(float(line["minutes"] >= args.max_minutes), device=accelerator.device)
+                done = done or bool(accelerator.reduce(over, reduction="sum") > 0)
+        due = args.eval_every and trainer.step % args.eval_every == 0
+        if due or done:
+            pause = time.monotonic()
+            evaluation = evaluate(trainer, test_set)
+            if evaluation is not None:
+                bar.write(f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, cells {evaluation.cell_accuracy:.1%}")
+                with open(output / "evaluations.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"minutes": line["minutes"]} | evaluation.to_dict()) + "\n")
+        if due or done or (args.save_every and trainer.step % args.save_every == 0):
+            pause = pause if due or done else time.monotonic()
+            save_checkpoint(trainer, output / "checkpoint", evaluation if due or done else None)
+            accelerator.wait_for_everyone()
+            spent_elsewhere += time.monotonic() - pause
+            last_line += time.monotonic() - pause
+    bar.close()
+    return evaluation
+
+
+def main() -> None:
+    args, model_fields = parse_arguments(description=__doc__.splitlines()[0])
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    # `accelerate launch` leaves a CPU process one thread unless told otherwise.
+    torch.set_num_threads(args.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    try:
+        train_set, test_set = load_data(args)
+        if args.batch_size % accelerator.num_processes:
+            raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
+        trainer = build_trainer(args, model_fields, train_set, accelerator)
+    except (DataError, CheckpointError, ValueError, OSError) as error:
+        raise SystemExit(f"train.py: error: {error}") from error
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    config = trainer.model.config
+    flops = config.estimate_flops(args.batch_size, with_gradient=True)
+    accelerator.print(
+        f"{args.variant} on {len(train_set):,} {train_set.puzzle.name} puzzles of {train_set.source}\n"
+        f"{trainer.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, {accelerator.device}, "
+        f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
+        f"attention {config._attn_implementation}, compile {'on' if args.compile else 'off'}"
+    )
+    stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment)
+    evaluation = train(args, trainer, stream, test_set)
+    if evaluation is not None:
+        accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {Path(args.output_dir) / 'checkpoint'}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
