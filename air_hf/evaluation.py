@@ -99,6 +99,12 @@ def evaluate_model(
     max_segments = model.config.max_segments if max_segments is None else max_segments
     if max_segments < 1 or batch_size < 1:
         raise ValueError(f"max_segments ({max_segments}) and batch_size ({batch_size}) must be at least 1")
+    config, puzzle = model.config, puzzles.puzzle
+    if (config.seq_len, config.vocab_size) != (puzzle.num_cells, puzzle.vocab_size):
+        raise ValueError(
+            f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
+            f"{puzzles.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
+        )
     device = model.device
     batch_size = min(batch_size, len(puzzles))
     parts = []

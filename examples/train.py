@@ -17,8 +17,8 @@ from tqdm import tqdm
 from air_hf import AIRForPuzzleSolving, variant_config
 from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
+from air_hf.hub import CheckpointError
 from air_hf.training import (
-    CheckpointError,
     Trainer,
     TrainingArguments,
     attention_for,
@@ -139,7 +139,7 @@ def main() -> None:
         f"{args.variant} on {len(train_set):,} {train_set.puzzle.name} puzzles of {train_set.source}\n"
         f"{trainer.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, {accelerator.device}, "
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
-        f"attention {config._attn_implementation}, compile {'on' if args.compile else 'off'}"
+        f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
     )
     stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment)
     evaluation = train(args, trainer, stream, test_set)

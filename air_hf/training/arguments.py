@@ -51,7 +51,9 @@ class TrainingArguments:
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = _arg(
         "auto", "attention backend; auto: eager on CPU, where it trains faster, sdpa elsewhere"
     )
-    compile: bool = _arg(False, "compile the networks with torch.compile (on CPU this needs a C++ compiler)")
+    compile: Literal["auto", "on", "off"] = _arg(
+        "auto", "torch.compile of the networks; auto: on, except on a CPU without a C++ compiler, which it needs"
+    )
     num_threads: int | None = _arg(None, "CPU threads of this process (default: the cores shared among the processes)")
     eval_every: int = _arg(1000, "steps between evaluations; 0 for the end only")
     eval_batch_size: int = _arg(256, "boards at a time in evaluation")
@@ -80,12 +82,6 @@ class TrainingArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than max_steps ({self.max_steps})")
-        if self.train_data is None:
-            raise ValueError("train_data is missing: a CSV file, or a folder with train.csv")
-        if self.test_data is None:
-            if not Path(self.train_data).is_dir():
-                raise ValueError(f"test_data is missing, and train_data ({self.train_data}) is not a folder with test.csv")
-            self.test_data = self.train_data
 
 
 def _plain_type(annotation):
@@ -132,6 +128,12 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
         arguments, model, _ = parser.parse_args_into_dataclasses(recipe + overrides)
     except ValueError as error:
         parser.error(str(error))
+    if arguments.train_data is None:
+        parser.error("train_data is missing: a CSV file, or a folder with train.csv")
+    if arguments.test_data is None:
+        if not Path(arguments.train_data).is_dir():
+            parser.error(f"test_data is missing, and train_data ({arguments.train_data}) is not a folder with test.csv")
+        arguments.test_data = arguments.train_data
     return arguments, {name: value for name, value in vars(model).items() if value is not None}
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
+from air_hf.hub import CheckpointError
 from air_hf.modeling import AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
@@ -25,10 +26,6 @@ _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path.
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
                 "eval_limit", "test_data", "compile", "num_threads"}  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, incomplete or of another run; the message says which and where."""
 
 
 def save_checkpoint(trainer: Trainer, folder: str | Path, evaluation: EvaluationResult | None = None) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
 from air_hf.modeling.modeling_air import IGNORE_LABEL
 from air_hf.training.arguments import TrainingArguments
+from air_hf.training.backend import should_compile
 from air_hf.training.carry import Carry, draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.ema import EMA
 from air_hf.training.optimizers import make_optimizers, scheduled_lr
@@ -26,13 +27,15 @@ class Trainer:
 
     Attributes:
         model: the bare model.
+        compiled (`bool`): whether its networks are compiled.
         step (`int`): steps done.
         carry ([`Carry`], *optional*): None before the first step.
     """
 
     def __init__(self, model: AIRForPuzzleSolving, args: TrainingArguments, accelerator: Accelerator):
         self.args, self.accelerator = args, accelerator
-        if args.compile:
+        self.compiled = should_compile(args.compile, accelerator.device)
+        if self.compiled:
             for network in model.model.networks.values():
                 network.compile(dynamic=False)
         self._wrapped: nn.Module = accelerator.prepare(model)

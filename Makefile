@@ -1,0 +1,43 @@
+# Two commands: `make demo` trains a small solver and shows it at work; `make test` runs the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
+# What `make demo` trains on and where; TRAIN_ARGS overrides the recipe, e.g. TRAIN_ARGS="--max_steps 20".
+DATA := data/sudoku-6x6
+RUN := runs/quickstart
+TRAIN_PUZZLES := 8000
+TEST_PUZZLES := 512
+TRAIN_ARGS ?=
+
+.PHONY: demo test test-slow lint format clean
+
+demo: .venv/demo.installed $(DATA)/test.csv
+	rm -rf $(RUN)
+	$(BIN)/accelerate launch examples/train.py --config examples/configs/quickstart.yaml $(TRAIN_ARGS)
+	$(BIN)/python examples/solve.py --checkpoint $(RUN)/checkpoint --data $(DATA)/test.csv --picture $(RUN)/states.png
+
+$(DATA)/test.csv: | .venv/demo.installed
+	$(BIN)/python -m air_hf.dataset_builders.generate --puzzle sudoku-6x6 --train $(TRAIN_PUZZLES) --test $(TEST_PUZZLES) --output $(DATA)
+
+test: .venv/dev.installed
+	$(BIN)/python -m pytest -n auto
+
+test-slow: .venv/dev.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/%.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv build data runs *.egg-info

@@ -1,0 +1,80 @@
+"""Loads a checkpoint, solves puzzles it was not trained on, draws them, and pictures what both states say on the way.
+
+python examples/solve.py --checkpoint runs/quickstart/checkpoint --data data/sudoku-6x6/test.csv --picture states.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+import air_hf  # noqa: F401  (makes AutoModel know the architecture; without it, pass trust_remote_code=True)
+from air_hf.analysis import decode_rollout
+from air_hf.data import DataError, PuzzleSet, load_puzzles
+from air_hf.puzzles import Puzzle
+
+
+def print_boards(puzzle: Puzzle, boards: list[tuple[str, list[str]]]) -> None:
+    """Prints titled boards side by side; `draw_text` lines may hold colours, so widths come from the plain titles."""
+    width = max(len(line) for line in boards[0][1])
+    print("    ".join(title.ljust(width) for title, _ in boards))
+    for lines in zip(*(lines for _, lines in boards), strict=True):
+        print("    ".join(lines))
+
+
+def hardest(model, test_set: PuzzleSet, input_ids: torch.Tensor) -> int:
+    """The puzzle whose answer changes longest, to have something to look at."""
+    rollout = decode_rollout(model, input_ids)
+    settled = (rollout.z_h == rollout.z_h[-1]).all(-1)  # (segments, B)
+    return int((~settled).sum(0).argmax())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
+    parser.add_argument("--data", required=True, help="CSV file of puzzles")
+    parser.add_argument("--count", type=int, default=3, help="puzzles to draw")
+    parser.add_argument("--seed", type=int, default=0, help="which puzzles")
+    parser.add_argument("--picture", type=Path, help="PNG of one board with what z_H and z_L decode to (needs matplotlib)")
+    parser.add_argument("--segments", type=int, default=6, help="segments in the picture")
+    args = parser.parse_args()
+
+    model = AutoModel.from_pretrained(args.checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
+    try:
+        puzzles = load_puzzles(args.data, model.config.puzzle)
+        drawn = puzzles.sample(args.count, args.seed)
+    except DataError as error:
+        raise SystemExit(f"solve.py: error: {error}") from error
+    puzzle, color = puzzles.puzzle, sys.stdout.isatty()
+
+    boards = [puzzle.format(question) for question in drawn.questions]  # strings, as a user has them
+    solution = model.solve(tokenizer(boards, return_tensors="pt").input_ids)
+    for number, (question, answer) in enumerate(zip(drawn.questions, drawn.answers, strict=True)):
+        ours = puzzle.parse(tokenizer.decode(solution.sequences[number]))
+        error = puzzle.find_error(question, ours)
+        confidence = float(solution.q_halt_logits[number].sigmoid())
+        print(f"\n{'solved' if error is None else 'not solved: ' + error}   (confidence {confidence:.1%})")
+        print_boards(
+            puzzle,
+            [
+                ("question", puzzle.draw_text(question, question)),
+                ("the model's answer", puzzle.draw_text(ours, question, answer, color)),
+                ("solution", puzzle.draw_text(answer, question)),
+            ],
+        )
+    if args.picture:
+        from air_hf.analysis.figures import draw_rollout  # matplotlib is needed here only
+
+        candidates = puzzles.sample(min(256, len(puzzles)), args.seed)
+        input_ids = torch.from_numpy(candidates.questions).long()
+        chosen = hardest(model, candidates, input_ids)
+        rollout = decode_rollout(model, input_ids[chosen : chosen + 1], max_segments=args.segments)
+        draw_rollout(puzzle, candidates.questions[chosen], candidates.answers[chosen], rollout, args.picture)
+        print(f"\nwhat z_H and z_L decode to, segment by segment: {args.picture}")
+
+
+if __name__ == "__main__":
+    main()

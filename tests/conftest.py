@@ -1,0 +1,28 @@
+"""Fixtures: one thread per test process for determinism and speed, and tiny trained-shape models."""
+
+import pytest
+import torch
+
+from air_hf import AIRForPuzzleSolving, variant_config
+
+TINY = {"vocab_size": 6, "seq_len": 16, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1,
+        "h_cycles": 2, "l_cycles": 2, "max_segments": 4, "puzzle": "sudoku-4x4"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_model():
+    """Builds a tiny 4x4 Sudoku model of a variant; its halting head is random, so that halting differs by puzzle."""
+
+    def make(variant: str = "Lx_H", seed: int = 0, **overrides) -> AIRForPuzzleSolving:
+        torch.manual_seed(seed)
+        model = AIRForPuzzleSolving(variant_config(variant, **(TINY | overrides)))
+        torch.nn.init.normal_(model.q_head.weight)
+        torch.nn.init.zeros_(model.q_head.bias)
+        return model.eval()
+
+    return make

@@ -1,0 +1,151 @@
+"""Generated puzzles: unique, minimal where asked, disjoint up to symmetry, the same for the same seed."""
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+
+from air_hf.data import load_puzzles
+from air_hf.dataset_builders.generate import generate_split, main, make_generator
+from air_hf.dataset_builders.sudoku_generator import SudokuGenerator
+from air_hf.puzzles import PuzzleError, get_puzzle
+from air_hf.puzzles.sudoku import BLANK
+
+
+def count_solutions(puzzle, board, limit=2) -> int:
+    """Plain backtracking over the first blank cell, apart from the generator's exact cover."""
+    blanks = np.flatnonzero(board == BLANK)
+    if not len(blanks):
+        return 1
+    best, choices = None, None
+    for cell in blanks:
+        mates = (puzzle.units == puzzle.units[:, [cell]]).any(0)
+        free = set(range(2, puzzle.vocab_size)) - set(board[mates].tolist())
+        if best is None or len(free) < len(choices):
+            best, choices = cell, free
+    total = 0
+    for digit in choices:
+        board[best] = digit
+        total += count_solutions(puzzle, board, limit - total)
+        board[best] = BLANK
+        if total >= limit:
+            break
+    return total
+
+
+@pytest.mark.parametrize(("n", "count"), [(4, 30), (6, 15), (9, 3)])
+def test_minimal_sudokus(n, count):
+    puzzle = get_puzzle(f"sudoku-{n}x{n}")
+    questions, answers = SudokuGenerator(puzzle).draw(count, np.random.default_rng(n))
+    assert puzzle.is_solution(questions, answers).all()
+    for question in questions:
+        assert count_solutions(puzzle, question.copy()) == 1
+        for clue in np.flatnonzero(question > BLANK):
+            fewer = question.copy()
+            fewer[clue] = BLANK
+            assert count_solutions(puzzle, fewer) == 2
+
+
+@pytest.mark.parametrize(("n", "clues"), [(4, 8), (6, 20), (9, 34)])
+def test_clue_count(n, clues):
+    puzzle = get_puzzle(f"sudoku-{n}x{n}")
+    questions, _ = SudokuGenerator(puzzle, clues).draw(5, np.random.default_rng(0))
+    assert ((questions > BLANK).sum(1) == clues).all()
+    assert all(count_solutions(puzzle, question.copy()) == 1 for question in questions)
+
+
+@pytest.mark.parametrize("unique_path", [False, True])
+def test_mazes(unique_path):
+    puzzle = get_puzzle("maze-8x10")
+    generator = make_generator(puzzle, min_path_cells=12, wall_share=0.3, unique_path=unique_path)
+    questions, answers = generator.draw(40, np.random.default_rng(0))
+    assert puzzle.is_solution(questions, answers).all()
+    assert (puzzle.path_lengths(questions) + 1).min() >= 12
+    walls = (questions == 1).mean()
+    assert 0.2 < walls < 0.4
+    # Forbidding any one cell of an only shortest path makes the way longer.
+    longer = []
+    for question, answer in itertools.islice(zip(questions, answers, strict=True), 10):
+        blocked = np.tile(question, ((answer == 5).sum(), 1))
+        blocked[np.arange(len(blocked)), np.flatnonzero(answer == 5)] = 1
+        lengths, shortest = puzzle.path_lengths(blocked), puzzle.path_lengths(question[None])[0]
+        longer.append(((lengths == -1) | (lengths > shortest)).all())
+    assert all(longer) == unique_path
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("sudoku-4x4", {}), ("sudoku-6x6", {}), ("maze-5x5", {"min_path_cells": 4})]
+)
+def test_split_shares_no_class_and_no_luck(name, options):
+    puzzle = get_puzzle(name)
+    split = generate_split(puzzle, 120, 40, seed=3, workers=1, **options)
+    (train, _), (test, _) = split["train"], split["test"]
+    assert (len(train), len(test)) == (120, 40)
+    assert len(np.unique(np.concatenate((train, test)), axis=0)) == 160
+    assert not set(puzzle.class_keys(train).tolist()) & set(puzzle.class_keys(test).tolist())
+    again = generate_split(puzzle, 120, 40, seed=3, workers=2, **options)
+    other = generate_split(puzzle, 120, 40, seed=4, workers=1, **options)
+    for part in ("train", "test"):
+        assert all(np.array_equal(a, b) for a, b in zip(split[part], again[part], strict=True))
+        assert not np.array_equal(split[part][0], other[part][0])
+
+
+def test_disjoint_by_brute_force():
+    """Every image of every 4x4 test puzzle under the whole group (128 arrangements x 24 namings) is not in train."""
+    puzzle = get_puzzle("sudoku-4x4")
+    split = generate_split(puzzle, 100, 10, seed=0, workers=1)
+    train = {board.tobytes() for board in split["train"][0]}
+    lines = [
+        [2 * group + line for group, order in zip(groups, orders, strict=True) for line in order]
+        for groups in itertools.permutations((0, 1))
+        for orders in itertools.product(itertools.permutations((0, 1)), repeat=2)
+    ]
+    for board in split["test"][0].reshape(-1, 4, 4):
+        for rows, columns, flip, digits in itertools.product(
+            lines, lines, (False, True), itertools.permutations(range(2, 6))
+        ):
+            image = np.array([0, 1, *digits], dtype=np.uint8)[board[rows][:, columns]]
+            assert (image.T if flip else image).tobytes() not in train
+
+
+def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
+    main(["--puzzle", "sudoku-6x6", "--train", "20", "--test", "5", "--output", str(tmp_path), "--clues", "14"])
+    assert "20 train and 5 test puzzles of sudoku-6x6" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.csv", "train.csv"]
+    assert len(load_puzzles(tmp_path, split="train")) == 20
+    with open(tmp_path / "test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["source", "question", "answer", "rating"]
+    assert all(int(row["rating"]) >= 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("puzzle", "options", "message"),
+    [
+        ("sudoku-9x9", ["--clues", "16"], "clues is 16; a sudoku-9x9 puzzle with one solution has 17 to 81 clues"),
+        ("maze-10x10", ["--min_path_cells", "90"], "min_path_cells is 90; a shortest path in a maze-10x10 has 2 to"),
+        ("maze-5x5", ["--wall_share", "1.5"], "wall_share is 1.5"),
+        ("maze-5x5", ["--clues", "5"], "clues"),
+        ("sudoku-7x7", [], "a Sudoku board of 7x7 is not known"),
+    ],
+)
+def test_impossible_requests(puzzle, options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--puzzle", puzzle, "--train", "4", "--test", "2", "--output", str(tmp_path / "data"), *options])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_more_puzzles_than_there_are():
+    with pytest.raises(PuzzleError, match=r"only \d+ different puzzles turned up; too few for 1000 train"):
+        generate_split(get_puzzle("maze-2x2"), 1000, 10, workers=1)
+
+
+def test_backtracks():
+    puzzle = get_puzzle("sudoku-9x9")
+    generator = SudokuGenerator(puzzle)
+    easy = puzzle.parse("534678912672195348198342567859761423426853791713924856961537284287419635345286..9")
+    hard = puzzle.parse("..............3.85..1.2.......5.7.....4...1...9.......5......73..2.1........4...9")
+    assert generator.count_backtracks(easy) == 0
+    assert generator.count_backtracks(hard) > 100
