@@ -91,7 +91,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from error
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+        raise DataError(f"{path}, after line {reader.line_num}: not CSV ({error})") from error
 
 
 def _check_columns(columns: Iterable[str], name: str) -> None:
@@ -106,10 +106,14 @@ def _check_columns(columns: Iterable[str], name: str) -> None:
 def _check_rows(rows: Iterable[dict[str, str]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
     questions, answers = [], []
     for number, row in enumerate(rows, start=1):
-        column = "question"
         try:
-            if row["question"] is None or row["answer"] is None:
-                raise PuzzleError("the row has fewer fields than the header")
+            for column in REQUIRED_COLUMNS:
+                if row[column] is None:
+                    raise PuzzleError("the row has fewer fields than the header")
+                if not isinstance(row[column], str):
+                    kind = type(row[column]).__name__
+                    raise PuzzleError(f"the board is {kind} {row[column]}, expected text; read the column as strings")
+            column = "question"
             puzzle = puzzle or infer_puzzle(row["question"])
             questions.append(puzzle.parse(row["question"]))
             column = "answer"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from air_hf.data import PuzzleSet, to_batch
-from air_hf.metrics.puzzle_accuracy import puzzle_accuracy
+from air_hf.metrics import puzzle_accuracy
 from air_hf.modeling import AIRForPuzzleSolving
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 
 from air_hf import AIRForPuzzleSolving, variant_config
-from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles
+from air_hf.data import PuzzleSet, PuzzleStream, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
-from air_hf.hub import CheckpointError
 from air_hf.training import (
     Trainer,
     TrainingArguments,
@@ -130,7 +130,7 @@ def main() -> None:
         if args.batch_size % accelerator.num_processes:
             raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
         trainer = build_trainer(args, model_fields, train_set, accelerator)
-    except (DataError, CheckpointError, ValueError, OSError) as error:
+    except (StrictDataclassError, ValueError) as error:  # DataError and CheckpointError are ValueErrors
         raise SystemExit(f"train.py: error: {error}") from error
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     config = trainer.model.config

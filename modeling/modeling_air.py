@@ -259,6 +259,14 @@ class AIRNetwork(nn.Module):
         return hidden_states
 
 
+class AIRPrefixTable(nn.Embedding):
+    """Numbers of each puzzle id, (ids, E); a class of its own, since it starts at zero and has its own optimiser."""
+
+
+class AIRHaltingHead(nn.Linear):
+    """(q_halt, q_continue) of the first position of z_H; a class of its own, since it starts at 0·z − 5."""
+
+
 class AIRPreTrainedModel(PreTrainedModel):
     config_class = AIRConfig
     base_model_prefix = "model"
@@ -271,22 +279,22 @@ class AIRPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Truncated normal of standard deviation 1/√fan_in; embeddings 1/√D; q_head 0 with bias −5; tokens 0."""
-        if isinstance(module, nn.Linear):
+        if isinstance(module, AIRHaltingHead):
+            # Halting starts unlikely and independent of the state, so the first segments are all spent on the answer.
+            init.zeros_(module.weight)
+            init.constant_(module.bias, -5.0)
+        elif isinstance(module, AIRPrefixTable):
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Linear):
             _truncated_normal(module.weight, module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             _truncated_normal(module.weight, module.embedding_dim**-0.5)
-        if isinstance(module, AIRModel):
+        elif isinstance(module, AIRModel):
             for z in (module.z_h_init, module.z_l_init):
                 _truncated_normal(z, 1.0)
-            if module.prefix is not None:
-                init.zeros_(module.prefix.weight)
             for token in (module.level_token_h, module.level_token_l):
                 if token is not None:
                     init.zeros_(token)
-        elif isinstance(module, AIRForPuzzleSolving):
-            # Halting starts unlikely and independent of the state, so the first segments are all spent on the answer.
-            init.zeros_(module.q_head.weight)
-            init.constant_(module.q_head.bias, -5.0)
 
 
 def _truncated_normal(tensor: torch.Tensor, std: float):
@@ -302,7 +310,7 @@ class AIRModel(AIRPreTrainedModel):
         super().__init__(config)
         width = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
-        self.prefix = nn.Embedding(config.num_puzzle_ids, config.prefix_dim) if config.prefix_len else None
+        self.prefix = AIRPrefixTable(config.num_puzzle_ids, config.prefix_dim) if config.prefix_len else None
         learned = config.position_embedding == "learned"
         self.embed_positions = nn.Embedding(config.prefix_len + config.seq_len, width) if learned else None
         projected = config.input_operator in ("linear", "tanh")
@@ -444,7 +452,7 @@ class AIRForPuzzleSolving(AIRPreTrainedModel):
         super().__init__(config)
         self.model = AIRModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.q_head = nn.Linear(config.hidden_size, 2)
+        self.q_head = AIRHaltingHead(config.hidden_size, 2)
         self.post_init()
 
     def initial_state(self, batch_size: int) -> AIRState:

@@ -5,7 +5,8 @@ evaluate.load("air_hf/metrics/puzzle_accuracy.py").compute(predictions=[[2, 3]],
 
 import datasets
 import evaluate
-import numpy as np
+
+from air_hf.metrics import puzzle_accuracy
 
 _DESCRIPTION = "Exact accuracy (share of boards with every labelled cell right) and cell accuracy (mean over boards)."
 _INPUTS = """
@@ -16,24 +17,6 @@ Returns:
     exact_accuracy (float): share of boards whose labelled cells are all right.
     cell_accuracy (float): share of labelled cells that are right, averaged over boards.
 """
-
-
-def puzzle_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """See the metric; arrays (N, S). Boards without any label are left out.
-
-    Raises:
-        ValueError: shapes differ, or no board has a label.
-    """
-    predictions, references = np.asarray(predictions), np.asarray(references)
-    if predictions.shape != references.shape:
-        raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}")
-    labelled = references > 0
-    counts = labelled.sum(1)
-    if not counts.any():
-        raise ValueError(f"none of the {len(references)} boards has a label")
-    right = ((predictions == references) & labelled).sum(1)[counts > 0]
-    counts = counts[counts > 0]
-    return {"exact_accuracy": float((right == counts).mean()), "cell_accuracy": float((right / counts).mean())}
 
 
 class PuzzleAccuracy(evaluate.Metric):

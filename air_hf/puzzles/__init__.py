@@ -1,5 +1,6 @@
 """Puzzle families behind one interface: `get_puzzle("sudoku-9x9")`, `get_puzzle("maze-30x30")`."""
 
+import math
 import re
 from functools import cache
 
@@ -34,9 +35,9 @@ def infer_puzzle(board: str) -> Puzzle:
     """
     lines = board.strip("\r\n").splitlines()
     cells = sum(len(line) for line in lines)
-    rows = len(lines) if len(lines) > 1 else round(cells**0.5)
-    if rows == 0 or rows * (cells // rows) != cells:
-        raise PuzzleError(f"a board of {cells} symbols on one line is not square; write one row a line")
+    rows = len(lines) if len(lines) > 1 else math.isqrt(cells)
+    if cells == 0 or rows * (cells // rows if len(lines) > 1 else rows) != cells:
+        raise PuzzleError(f"a board of {cells} symbols on {len(lines)} lines is neither square nor one row a line")
     family = "maze" if set(board) & set("#SG ") else "sudoku"
     return get_puzzle(f"{family}-{rows}x{cells // rows}")
 

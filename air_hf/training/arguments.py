@@ -125,9 +125,13 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
     chosen, overrides = selector.parse_known_args(argv)
     recipe = _read_recipe(Path(chosen.config), parser) if chosen.config else []
     try:
-        arguments, model, _ = parser.parse_args_into_dataclasses(recipe + overrides)
+        arguments, model, *_, unknown = parser.parse_args_into_dataclasses(
+            recipe + overrides, return_remaining_strings=True
+        )
     except ValueError as error:
         parser.error(str(error))
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.train_data is None:
         parser.error("train_data is missing: a CSV file, or a folder with train.csv")
     if arguments.test_data is None:

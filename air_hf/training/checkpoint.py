@@ -65,9 +65,9 @@ def _write_json(path: Path, value: dict) -> None:
 
 
 def _training_state(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
-    tensors, adam_steps = {}, {}
+    tensors = {f"weights.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
+    adam_steps = {}
     for name, parameter in trainer.model.named_parameters():
-        tensors[f"weights.{name}"] = parameter.detach()
         if trainer.ema is not None:
             tensors[f"ema.{name}"] = trainer.ema.averages[name]
         moments = trainer.adam.state.get(parameter)
@@ -102,13 +102,14 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
                 f"{folder} was trained with {name}={facts['arguments'].get(name)!r}; this run has {ours[name]!r}"
             )
     tensors = load_file(state_folder / "state.safetensors", device=str(trainer.accelerator.device))
-    for name, parameter in trainer.model.named_parameters():
+    weights = trainer.model.state_dict()
+    for name, weight in weights.items():
         saved = tensors.get(f"weights.{name}")
-        if saved is None or saved.shape != parameter.shape:
+        if saved is None or saved.shape != weight.shape:
             found = "is missing" if saved is None else f"has shape {tuple(saved.shape)}"
-            raise CheckpointError(f"{folder}: weight {name} {found}; this model's has shape {tuple(parameter.shape)}")
-        with torch.no_grad():
-            parameter.copy_(saved)
+            raise CheckpointError(f"{folder}: weight {name} {found}; this model's has shape {tuple(weight.shape)}")
+    trainer.model.load_state_dict({name: tensors[f"weights.{name}"] for name in weights})
+    for name, parameter in trainer.model.named_parameters():
         if trainer.ema is not None:
             trainer.ema.averages[name] = tensors[f"ema.{name}"]
         if name in facts["adam_steps"]:

@@ -1,0 +1,178 @@
+"""What a user types, end to end on tiny puzzles: train, resume, evaluate, solve, load in a fresh process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from air_hf.dataset_builders.generate import main as generate
+from air_hf.variants import VARIANTS
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--max_segments", "3",
+        "--compile", "off", "--num_threads", "1", "--batch_size", "16", "--log_every", "4", "--warmup_steps", "3"]  # fmt: skip
+
+
+def run(*words, check=True) -> subprocess.CompletedProcess:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=ROOT)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def train(data, output, *words, check=True, launcher=()):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "examples/train.py"]
+    config = ["--config", "examples/configs/quickstart.yaml", "--train_data", data, "--output_dir", output]
+    return run(*launch, *config, *TINY, *words, check=check)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    generate(["--puzzle", "sudoku-4x4", "--train", "60", "--test", "20", "--output", str(folder), "--workers", "1"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    return output, train(data, output, "--max_steps", "8", "--eval_every", "4")
+
+
+def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
+    output, done = trained
+    assert {path.name for path in (output / "checkpoint").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "configuration_air.py",
+        "modeling_air.py", "evaluation.json", "training_state",
+    }  # fmt: skip
+    assert {path.name for path in output.iterdir()} == {"checkpoint", "metrics.jsonl", "evaluations.jsonl"}
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [4, 8]
+    assert all(line["lm_loss"] > 0 and line["puzzles_per_second"] > 0 for line in metrics)
+    evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in evaluations] == [4, 8]
+    assert json.loads((output / "checkpoint" / "evaluation.json").read_text())["num_puzzles"] == 20
+    for text in ("exact accuracy", "20 of sudoku-4x4", "training steps            8", "parameters", "checkpoint:"):
+        assert text in done.stdout
+
+
+def test_evaluate_repeats_what_training_measured(trained, data, tmp_path):
+    output, _ = trained
+    scores = tmp_path / "scores.json"
+    done = run(sys.executable, "examples/evaluate.py", "--checkpoint", output / "checkpoint", "--data", data, "--output",
+               scores)  # fmt: skip
+    measured = json.loads((output / "checkpoint" / "evaluation.json").read_text())
+    again = json.loads(scores.read_text())
+    # bfloat16 in training, float32 here: the weights are the same, single cells may differ
+    assert again["cell_accuracy"] == pytest.approx(measured["cell_accuracy"], abs=0.03)
+    for name in ("num_parameters", "num_puzzles", "step", "ema", "copy_accuracy"):
+        assert again[name] == measured[name]
+    assert "20 of sudoku-4x4" in done.stdout
+
+
+def test_solve_draws_boards_and_a_picture(trained, data, tmp_path):
+    output, _ = trained
+    picture = tmp_path / "states.png"
+    done = run(sys.executable, "examples/solve.py", "--checkpoint", output / "checkpoint", "--data", data / "test.csv",
+               "--picture", picture, "--segments", "2")  # fmt: skip
+    assert done.stdout.count("solution") == done.stdout.count("the model's answer") == 3
+    assert done.stdout.count("--+--") >= 9
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+LOAD = """
+import sys, torch
+if {hidden}: sys.modules["air_hf"] = None
+else: import air_hf
+from transformers import AutoModel, AutoTokenizer
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code={hidden}).eval()
+ids = AutoTokenizer.from_pretrained({folder!r})("1...\\n..2.\\n....\\n...3", return_tensors="pt").input_ids
+with torch.no_grad():
+    print(type(model).__module__.split(".")[0], model.solve(ids).sequences.shape[1], model(input_ids=ids).logits.sum().item())
+"""
+
+
+def test_checkpoint_loads_in_a_fresh_process_with_and_without_the_package(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    folder = str(trained[0] / "checkpoint")
+    ours, remote = (
+        run(sys.executable, "-c", LOAD.format(hidden=hidden, folder=folder)).stdout.splitlines()[-1].split()
+        for hidden in (False, True)
+    )
+    assert ours[0] == "air_hf"
+    assert remote[0] == "transformers_modules"
+    assert ours[1:] == remote[1:] == ["16", ours[2]]
+
+
+def test_resume_ends_where_an_uninterrupted_run_does(trained, data, tmp_path):
+    whole, _ = trained
+    train(data, tmp_path / "first", "--max_steps", "8", "--max_minutes", "1e-9")  # stops at its first line, step 4
+    checkpoint = tmp_path / "first" / "checkpoint"
+    assert json.loads((checkpoint / "training_state" / "state.json").read_text())["step"] == 4
+    train(data, tmp_path / "second", "--max_steps", "8", "--resume_from", checkpoint)
+    expected = load_file(whole / "checkpoint" / "training_state" / "state.safetensors")
+    resumed = load_file(tmp_path / "second" / "checkpoint" / "training_state" / "state.safetensors")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
+def test_two_processes_train_as_one(trained, data, tmp_path):
+    """Gradients are averaged over processes; with float32 the weights agree to rounding."""
+    folders = []
+    for processes in (1, 2):
+        folders.append(tmp_path / str(processes))
+        launcher = ("--cpu", "--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0")
+        train(data, folders[-1], "--max_steps", "4", "--mixed_precision", "no", launcher=launcher)
+    one, two = (load_file(folder / "checkpoint" / "training_state" / "state.safetensors") for folder in folders)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
+    mixer = ["--mixer", "mlp" if variant == "trm-mlp" else "attention"]
+    positions = ["--position_embedding", "none" if variant == "trm-mlp" else "rotary"]
+    train(data, tmp_path, "--variant", variant, "--max_steps", "4", *mixer, *positions)
+    assert (tmp_path / "checkpoint" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train_data", "nowhere.csv", "--test_data", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--variant", "Lx_G"], "unknown variant 'Lx_G'; known variants: L_Hx"),
+        (["--num_attention_heads", "5"], "num_attention_heads (5) does not divide hidden_size (32)"),
+        (["--train_limit", "1000"], "a sample of 1000 puzzles was asked for; there are 60"),
+        (["--resume_from", "nowhere"], "nowhere/training_state/state.json does not exist"),
+    ],
+)
+def test_train_refuses(words, message, data, tmp_path):
+    done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data", data,
+               "--output_dir", tmp_path / "run", *TINY, *words, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "puzzles", "message"),
+    [
+        ("a/missing/folder", None, "checkpoint folder a/missing/folder does not exist"),
+        (".", None, ". holds no checkpoint: config.json is missing"),
+        (None, "9x9.csv", "row 1, question: sudoku-4x4: the board has 81 symbols, expected 16"),
+    ],
+)
+def test_evaluate_refuses(checkpoint, puzzles, message, trained, data, tmp_path):
+    (tmp_path / "9x9.csv").write_text(f"question,answer\n{'.' * 81},{'.' * 81}\n")
+    checkpoint = checkpoint or trained[0] / "checkpoint"
+    source = data if puzzles is None else tmp_path / puzzles
+    done = run(sys.executable, "examples/evaluate.py", "--checkpoint", checkpoint, "--data", source, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,83 @@
+"""Configurations: every variant, every field read, every contradiction named."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from air_hf import AIRConfig, variant_config
+from air_hf.variants import CONFIG_FIELDS, REFERENCE_NAMES, VARIANTS
+
+
+@pytest.mark.parametrize(
+    ("name", "n_l", "n_h"),
+    [("L_Hx", 0, 1), ("Lx_H", 1, 0), ("L_H2x", 0, 2), ("L2x_H", 2, 0),
+     ("Lx_H2x", 1, 2), ("L2x_Hx", 2, 1), ("Lx_Hx", 1, 1), ("L2x_H2x", 2, 2)],
+)  # fmt: skip
+def test_injection_variants(name, n_l, n_h):
+    config = variant_config(name, vocab_size=11, seq_len=81)
+    assert (config.l_injections, config.h_injections) == (n_l, n_h)
+    assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (512, 4, 1536)
+    assert (config.prefix_len, config.prefix_dim) == (1, 512)
+
+
+def test_variants_differ_and_round_trip():
+    configs = {name: variant_config(name).to_dict() for name in VARIANTS}
+    assert len(configs) == 18
+    assert len({str(config) for config in configs.values()}) == 18
+    for config in configs.values():
+        assert AIRConfig.from_dict(config).to_dict() == config
+    for theirs, ours in REFERENCE_NAMES.items():
+        assert variant_config(theirs).to_dict() == configs[ours]
+
+
+def test_trm_keeps_sixteen_prefix_positions():
+    config = variant_config("trm-mlp", hidden_size=32)
+    assert (config.prefix_len, config.prefix_dim, config.num_positions) == (16, 32, 97)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match=r"unknown variant 'lx_h'; known variants: L_Hx, Lx_H, .*trm-mlp"):
+        variant_config("lx_h")
+    with pytest.raises(ValueError, match=r"unknown config fields hidden; known fields: vocab_size, seq_len"):
+        variant_config("Lx_H", hidden=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 5}, r"num_attention_heads \(5\) does not divide hidden_size \(512\)"),
+        ({"l_injections": 3}, r"l_injections is 3; the input enters an update 0, 1 or 2 times"),
+        ({"h_injections": -1}, r"h_injections is -1"),
+        ({"hidden_size": "512"}, r"hidden_size.*expected int, got str"),
+        ({"level_token": "append"}, r"level_token.*append"),
+        ({"mixer": "mlp"}, r'position_embedding="rotary".*mixer is "mlp"'),
+        ({"input_operator": "linear", "l_injections": 0}, r'input_operator is "linear" but l_injections is 0'),
+        ({"input_operator": "hadamard", "l_injections": 2}, r'"hadamard" multiplies once; l_injections is 2'),
+        ({"hidden_size": 24, "num_attention_heads": 8}, r"hidden_size 24 over num_attention_heads 8 gives 3"),
+        ({"prefix_len": 2, "prefix_dim": 1025}, r"prefix_dim \(1025\) must lie between 0 and .*1024"),
+        ({"prefix_len": 0, "prefix_dim": 4}, r"prefix_dim \(4\)"),
+        ({"max_segments": 0}, r"max_segments is 0; it must be at least 1"),
+        ({"expansion": 0.0}, r"expansion \(0\.0\)"),
+    ],
+)
+def test_impossible_configs(fields, message):
+    with pytest.raises(StrictDataclassError, match=re.compile(message, re.DOTALL)):
+        AIRConfig(**fields)
+
+
+def test_level_token_with_any_injection_is_data():
+    assert variant_config("Lx_H", level_token="add").level_token == "add"
+
+
+def test_every_field_is_read():
+    """No field is accepted and ignored; `puzzle` is for the tools around the model."""
+    root = Path(__file__).parent.parent
+    model = (root / "modeling" / "modeling_air.py").read_text()
+    config = (root / "modeling" / "configuration_air.py").read_text()
+    for name in CONFIG_FIELDS:
+        reads = re.findall(rf"(?:config|self)\.{name}\b", model) + re.findall(
+            rf"return .*self\.{name}\b|_swiglu_size\(.*self\.{name}\b|self\.{name} \+|\* self\.{name}\b", config
+        )
+        assert reads, f"{name} is never read"

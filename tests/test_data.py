@@ -1,0 +1,158 @@
+"""Reading puzzles, refusing broken rows by file and row, tokenizers, and the training stream."""
+
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles, to_batch
+from air_hf.dataset_builders.generate import make_generator, write_csv
+from air_hf.puzzles import get_puzzle
+from air_hf.tokenization import build_tokenizer
+
+HEADER = "source,question,answer,rating\n"
+GOOD = "x,1...............,1234341221434321,0\n"
+NAMES = ["sudoku-4x4", "sudoku-6x6", "sudoku-9x9", "sudoku-16x16", "maze-6x6", "maze-3x5"]
+
+
+@pytest.fixture
+def puzzle_set() -> PuzzleSet:
+    puzzle = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(puzzle).draw(50, np.random.default_rng(0))
+    return PuzzleSet(puzzle, questions, answers, "generated")
+
+
+def test_csv_round_trip(tmp_path, puzzle_set):
+    write_csv(tmp_path / "train.csv", puzzle_set.puzzle, puzzle_set.questions, puzzle_set.answers, "here")
+    for source, split in ((tmp_path, "train"), (tmp_path / "train.csv", None), (str(tmp_path / "train.csv"), "test")):
+        loaded = load_puzzles(source, split=split)
+        assert loaded.puzzle.name == "sudoku-4x4"
+        assert np.array_equal(loaded.questions, puzzle_set.questions)
+        assert np.array_equal(loaded.answers, puzzle_set.answers)
+    text = datasets.Features({name: datasets.Value("string") for name in ("source", "question", "answer", "rating")})
+    for features in (text, None):  # without features, boards of digits become numbers
+        data_set = datasets.Dataset.from_csv(str(tmp_path / "train.csv"), features=features, cache_dir=str(tmp_path))
+        if features:
+            assert np.array_equal(load_puzzles(data_set).questions, puzzle_set.questions)
+        else:
+            with pytest.raises(DataError, match=r"row 1, answer: the board is int \d+, expected text"):
+                load_puzzles(data_set)
+
+
+def test_byte_order_mark_and_crlf(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEADER + GOOD).replace("\n", "\r\n").encode())
+    assert len(load_puzzles(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; expected a header with the columns question, answer"),
+        (HEADER, "holds no puzzles"),
+        ("source,question,rating\nx,1,0\n", "column answer is missing; the columns are source, question, rating"),
+        (HEADER + GOOD + GOOD.replace(".,", ","), r"row 2, question: sudoku-4x4: the board has 15 symbols, expected 16"),
+        (HEADER + GOOD + GOOD.replace("4321,", "432x,"), r"row 2, answer: .*unknown symbol 'x' in row 4, column 4"),
+        (HEADER + GOOD + GOOD.replace("1....", "1...1"), r"row 2, question: .*1 stands twice in one column.*row 2, column 1"),
+        (HEADER + GOOD + GOOD.replace("1....", "2...."), "row 2, answer: row 1, column 1 holds 1 but the question gives 2"),
+        (HEADER + GOOD + GOOD.replace("4321,", "432.,"), "row 2, answer: row 4, column 4 is not filled in"),
+        (HEADER + GOOD + GOOD.replace("1234341221434321", "1234341221434312"), "row 2, answer: .* stands twice"),
+        (HEADER + GOOD + "x,1...............\n", "row 2, answer: the row has fewer fields than the header"),
+        (HEADER + "x,S # G ,So# G,0\n", "6 symbols on 1 lines is neither square"),
+        (HEADER + "x,S #G,SooG,0\n", "row 1, .*: "),
+        ((HEADER + GOOD).encode("utf-16"), "not UTF-8 text .* save the file as UTF-8"),
+        (HEADER + 'x,"1..', r"after line 1: not CSV"),
+    ],
+)
+def test_broken_files_name_file_and_row(tmp_path, content, message):
+    path = tmp_path / "broken.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message) as error:
+        load_puzzles(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.csv does not exist; expected a CSV file with columns question"):
+        load_puzzles(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="is a folder; say which of its files"):
+        load_puzzles(tmp_path)
+
+
+def test_samples(puzzle_set):
+    sample = puzzle_set.sample(20, seed=1)
+    assert len(np.unique(sample.questions, axis=0)) == len(np.unique(puzzle_set.questions, axis=0)[:20])
+    assert np.array_equal(sample.questions, puzzle_set.sample(20, seed=1).questions)
+    assert not np.array_equal(sample.questions, puzzle_set.sample(20, seed=2).questions)
+    assert "20 of 50, seed 1" in sample.source
+    with pytest.raises(DataError, match="a sample of 51 puzzles was asked for; there are 50"):
+        puzzle_set.sample(51, seed=0)
+
+
+def test_padding_is_no_label():
+    batch = to_batch(np.array([[1, 2]], dtype=np.uint8), np.array([[0, 3]], dtype=np.uint8))
+    assert batch["labels"].tolist() == [[-100, 3]]
+    assert batch["input_ids"].dtype == batch["puzzle_ids"].dtype == torch.long
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokenizer_agrees_with_the_rules(name, tmp_path):
+    puzzle = get_puzzle(name)
+    boards = np.random.default_rng(0).integers(1, puzzle.vocab_size, size=(4, puzzle.num_cells))
+    build_tokenizer(puzzle).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for board in boards:
+        for text in (puzzle.format(board), puzzle.format(board, line_breaks=True), puzzle.format(board, True) + "\r\n"):
+            assert tokenizer(text).input_ids == board.tolist()
+        assert tokenizer.decode(board) == puzzle.format(board)
+    batch = tokenizer([puzzle.format(board) for board in boards], return_tensors="pt")
+    assert batch.input_ids.tolist() == boards.tolist()
+    assert list(batch) == ["input_ids"]
+    assert tokenizer.pad_token_id == 0
+    assert len(tokenizer) == puzzle.vocab_size
+    with pytest.raises(Exception, match="WordLevel error"):
+        tokenizer(puzzle.format(boards[0])[:-1] + "x")
+
+
+def test_tokenizer_loads_without_our_code(tmp_path):
+    build_tokenizer(get_puzzle("sudoku-4x4")).save_pretrained(tmp_path)
+    code = (
+        "import sys; from transformers import AutoTokenizer; "
+        f"print(AutoTokenizer.from_pretrained({str(tmp_path)!r})('1203').input_ids, 'air_hf' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[2, 3, 1, 4] False"
+
+
+def test_stream_visits_every_puzzle_once_an_epoch(puzzle_set):
+    stream = PuzzleStream(puzzle_set, batch_size=20, seed=0, augment=False)
+    drawn = torch.cat([stream.batch(step)["input_ids"] for step in range(5)]).numpy()  # two epochs of 50
+    expected = np.sort(puzzle_set.questions, axis=0)
+    for epoch in (drawn[:50], drawn[50:]):
+        assert np.array_equal(np.sort(epoch, axis=0), expected)
+    assert not np.array_equal(drawn[:50], drawn[50:])
+
+
+def test_stream_depends_on_seed_and_step_alone(puzzle_set):
+    stream, again = (PuzzleStream(puzzle_set, 60, seed=3, augment=True) for _ in range(2))
+    other = PuzzleStream(puzzle_set, 60, seed=4, augment=True)
+    stream.batch(0)
+    for step in (7, 2):  # in any order, and with other steps in between or not
+        assert torch.equal(stream.batch(step)["input_ids"], again.batch(step)["input_ids"])
+    assert not torch.equal(stream.batch(2)["input_ids"], other.batch(2)["input_ids"])
+    parts = [stream.batch(5, rank, 3)["labels"] for rank in range(3)]
+    assert torch.equal(torch.cat(parts), stream.batch(5)["labels"])
+
+
+def test_stream_augments_question_and_answer_alike(puzzle_set):
+    stream = PuzzleStream(puzzle_set, 50, seed=0, augment=True)
+    batches = [stream.batch(step) for step in range(4)]
+    for batch in batches:
+        questions, answers = (batch[name].numpy().astype(np.uint8) for name in ("input_ids", "labels"))
+        assert puzzle_set.puzzle.is_solution(questions, answers).all()
+    distinct = len(np.unique(torch.cat([batch["input_ids"] for batch in batches]).numpy(), axis=0))
+    assert distinct > 150  # of 200 draws; without symmetries there would be 50

@@ -1,0 +1,256 @@
+"""The model beyond parity: gradients by definition, precision, batching, solving, FLOPs, bad input."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from air_hf import AIRForPuzzleSolving
+from air_hf.modeling import AIRState
+from air_hf.variants import VARIANTS
+
+ALL = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def questions(model, count=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, model.config.vocab_size, (count, model.config.seq_len), generator=generator)
+
+
+def test_initialisation(make_model):
+    """Standard deviations of DESIGN: 1/√fan_in, 1/√D, 1 for the states' start; halting starts at 0·z − 5."""
+    torch.manual_seed(0)
+    model = AIRForPuzzleSolving(make_model(hidden_size=256, num_attention_heads=4).config)
+    layer = model.model.networks["shared"].layers[0]
+    weights = {
+        layer.mixer.attention.qkv_proj.weight: 256**-0.5,
+        layer.mlp.down_proj.weight: model.config.intermediate_size**-0.5,
+        model.model.z_h_init: 1.0,
+        model.model.z_l_init: 1.0,
+    }
+    for weight, std in weights.items():
+        assert weight.std().item() == pytest.approx(std, rel=0.15)
+        assert weight.abs().max() <= 2 * std / 0.8796 * 1.001
+    assert model.q_head.weight.abs().max() == 0
+    assert (model.q_head.bias == -5).all()
+    assert model.model.prefix.weight.abs().max() == 0
+    assert not torch.equal(model.model.z_h_init, model.model.z_l_init)
+
+
+@ALL
+def test_one_segment_is_its_updates(make_model, variant):
+    """forward() is the public steps, composed by hand."""
+    model = make_model(variant)
+    inner, config, ids = model.model, model.config, questions(model)
+    with torch.no_grad():
+        inputs, state = inner.encode(ids), inner.initial_state(3)
+        z_h, z_l = state.z_h, state.z_l
+        for _ in range(config.h_cycles):
+            for _ in range(config.l_cycles):
+                z_l = inner.l_update(z_l, z_h, inputs)
+            z_h = inner.h_update(z_h, z_l, inputs)
+        output = model(ids)
+    assert torch.equal(output.state.z_h, z_h)
+    assert torch.equal(output.state.z_l, z_l)
+    assert torch.equal(output.logits, model.decode(z_h))
+    assert output.logits.shape == (3, 16, 6)
+    assert output.state.num_segments.tolist() == [1, 1, 1]
+    assert not output.state.z_h.requires_grad
+
+
+@pytest.mark.parametrize("gradient", ["last_step", "last_cycle"])
+def test_gradient_modes(make_model, gradient):
+    """The gradient is that of the named updates with everything before them held constant."""
+    model = make_model(gradient=gradient, l_cycles=3).train()
+    ids, inner, config = questions(model), model.model, model.config
+    model(ids).logits.square().sum().backward()
+    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+
+    inputs, state = inner.encode(ids), inner.initial_state(3)
+    updates = [kind for _ in range(config.h_cycles) for kind in "lll" + "h"]
+    kept = 2 if gradient == "last_step" else 4
+    z_h, z_l = state.z_h, state.z_l
+    for index, kind in enumerate(updates):
+        if kind == "l":
+            z_l = inner.l_update(z_l, z_h, inputs)
+        else:
+            z_h = inner.h_update(z_h, z_l, inputs)
+        if index < len(updates) - kept:
+            z_h, z_l = z_h.detach(), z_l.detach()
+    model.decode(z_h).square().sum().backward()
+    for name, expected in ours.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, expected, rtol=1e-4, atol=1e-6)
+    assert len(ours) >= 6
+
+
+@pytest.mark.parametrize("variant", ["Lx_H", "hrm", "trm-att", "trm-mlp", "Lx_H-linear", "L2x_H2x-prepend-strip",
+                                     "L2x_H2x-prepend-keep"])  # fmt: skip
+@pytest.mark.parametrize("max_segments", [1, 4])
+def test_flops_against_the_counter(make_model, variant, max_segments):
+    model = make_model(variant, max_segments=max_segments).train()
+    model.set_attn_implementation("eager")  # the counter does not see CPU's SDPA
+    ids = questions(model)
+    labels = ids.clone()
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        model(ids)
+    assert forward.get_total_flops() == model.config.estimate_flops(3)
+    with FlopCounterMode(display=False) as training:
+        model(ids, labels=labels).loss.backward()
+    assert training.get_total_flops() == model.config.estimate_flops(3, with_gradient=True)
+
+
+@ALL
+def test_attention_backends_agree(make_model, variant):
+    model, eager = make_model(variant), make_model(variant)
+    eager.set_attn_implementation("eager")
+    assert model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(model(questions(model)).logits, eager(questions(model)).logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["Lx_H", "trm-mlp", "L2x_H2x-prepend-keep"])
+def test_bfloat16_forward_over_float32_weights(make_model, variant):
+    """Autocast keeps the states in bfloat16, reaches every parameter that float32 does, and stays near it."""
+    gradients = []
+    for enabled in (False, True):
+        model = make_model(variant).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = model(questions(model), labels=questions(model, seed=2))
+        assert output.state.z_h.dtype == (torch.bfloat16 if enabled else torch.float32)
+        output.loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    exact, rough = gradients
+    assert exact.keys() == rough.keys()
+    for name, gradient in exact.items():
+        assert rough[name].dtype == torch.float32
+        assert (rough[name] - gradient).norm() <= 0.3 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_weights(make_model, dtype):
+    model = make_model().to(dtype)
+    output = model(questions(model))
+    assert output.state.z_l.dtype == output.logits.dtype == dtype
+    assert output.q_halt_logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("halting", "loss_function"), [("q_learning", "stablemax"), ("halt_only", "softmax")])
+def test_unlabelled_boards_do_not_make_nan(make_model, halting, loss_function):
+    model = make_model(halting=halting, loss_function=loss_function).train()
+    ids = questions(model)
+    labels = ids.clone()
+    labels[1] = -100
+    output = model(ids, labels=labels)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    everything = model(ids, labels=torch.full_like(ids, -100))
+    assert everything.losses.lm == 0
+    assert everything.loss.isfinite()
+
+
+def test_losses_by_hand(make_model):
+    """Stablemax and softmax cross entropy, mean over a puzzle's labelled cells, cell by cell in Python floats."""
+    for loss_function in ("stablemax", "softmax"):
+        model = make_model(loss_function=loss_function)
+        ids = questions(model)
+        labels = questions(model, seed=5)
+        labels[:, ::3] = -100
+        output = model(ids, labels=labels)
+        total = 0.0
+        for logits, answer in zip(output.logits.double(), labels, strict=True):
+            cells = []
+            for scores, label in zip(logits, answer, strict=True):
+                if label >= 0:
+                    weights = [
+                        (x + 1 if x >= 0 else 1 / (1 - x)) if loss_function == "stablemax" else math.exp(x)
+                        for x in scores.tolist()
+                    ]
+                    cells.append(-math.log(weights[label] / sum(weights)))
+            total += sum(cells) / len(cells)
+        assert output.losses.lm.item() == pytest.approx(total, rel=1e-5)
+        assert output.losses.q_continue == 0  # evaluation mode has no target
+
+
+def test_q_learning_target(make_model):
+    model = make_model(max_segments=2).train()
+    ids = questions(model)
+    first = model(ids)
+    inputs = model.model.encode(ids)
+    following = model(ids, state=first.state)
+    expected = torch.maximum(following.q_halt_logits, following.q_continue_logits).sigmoid()
+    torch.testing.assert_close(model.q_continue_target(inputs, first.state), expected)
+    last = model(ids, state=following.state)
+    torch.testing.assert_close(model.q_continue_target(inputs, following.state), last.q_halt_logits.sigmoid())
+    assert model(ids, labels=ids).losses.q_continue > 0
+    assert make_model(halting="halt_only").train()(ids, labels=ids).losses.q_continue == 0
+
+
+def test_solve_runs_all_segments(make_model):
+    model = make_model()
+    ids, state = questions(model), None
+    for _ in range(4):
+        output = model(ids, state=state)
+        state = output.state
+    solution = model.solve(ids)
+    assert torch.equal(solution.sequences, output.logits.argmax(-1))
+    assert torch.equal(solution.q_halt_logits, output.q_halt_logits)
+    assert solution.num_segments.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("halting", ["q_learning", "halt_only"])
+def test_solve_with_early_stop_does_not_depend_on_the_batch(make_model, halting):
+    model = make_model(halting=halting, max_segments=8).double()  # random networks amplify rounding by batch shape
+    ids, state, margins = questions(model, count=24), None, []
+    for _ in range(8):
+        output = model(ids, state=state)
+        state = output.state
+        margins.append(output.q_halt_logits - (output.q_continue_logits if halting == "q_learning" else 0))
+    threshold = torch.stack(margins).quantile(0.9).item()
+    together = model.solve(ids, early_stop=True, q_halt_threshold=threshold)
+    assert len(set(together.num_segments.tolist())) > 1
+    for index in range(len(ids)):
+        alone = model.solve(ids[index : index + 1], early_stop=True, q_halt_threshold=threshold)
+        assert torch.equal(alone.sequences[0], together.sequences[index])
+        assert alone.num_segments[0] == together.num_segments[index]
+    eager, patient = (model.solve(ids, early_stop=True, q_halt_threshold=limit) for limit in (-100.0, 100.0))
+    assert set(eager.num_segments.tolist()) == {1}
+    assert set(patient.num_segments.tolist()) == {8}
+
+
+def test_puzzle_ids_choose_the_prefix(make_model):
+    model = make_model(num_puzzle_ids=3, prefix_len=2, prefix_dim=40)
+    torch.nn.init.normal_(model.model.prefix.weight)
+    ids = questions(model, count=1).expand(3, -1)
+    logits = model(ids, puzzle_ids=torch.tensor([0, 1, 1])).logits
+    assert torch.equal(logits[1], logits[2])
+    assert not torch.allclose(logits[0], logits[1])
+    assert torch.equal(model(ids).logits[0], logits[0])
+
+
+@pytest.mark.parametrize("fields", [{"position_embedding": "learned"}, {"prefix_len": 0}, {"position_embedding": "none"}])
+def test_other_positions_and_no_prefix(make_model, fields):
+    model = make_model(**fields).train()
+    output = model(questions(model), labels=questions(model))
+    output.loss.backward()
+    assert output.logits.shape == (3, 16, 6)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_bad_input(make_model):
+    model = make_model()
+    with pytest.raises(ValueError, match=r"input_ids has shape \(1, 81\); this model takes \(puzzles, 16\) boards of sudoku-4x4"):
+        model(torch.ones(1, 81, dtype=torch.long))
+    with pytest.raises(TypeError, match=r"unknown arguments \['attention_mask'\]"):
+        model(questions(model), attention_mask=None)
+    with pytest.raises(ValueError, match="max_segments is 0"):
+        model.solve(questions(model), max_segments=0)
+
+
+def test_tuple_output(make_model):
+    model = make_model()
+    logits, q_halt, q_continue, state = model(questions(model), return_dict=False)
+    assert isinstance(state, AIRState)
+    assert logits.shape == (3, 16, 6)
+    assert q_halt.shape == q_continue.shape == (3,)

@@ -1,0 +1,216 @@
+"""The training step beyond parity: carry, exploration, schedule, EMA, checkpoints that go on exactly."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from air_hf.data import PuzzleSet, PuzzleStream
+from air_hf.dataset_builders.generate import make_generator
+from air_hf.hub import CheckpointError
+from air_hf.puzzles import get_puzzle
+from air_hf.training import Trainer, TrainingArguments, load_checkpoint, parse_arguments, save_checkpoint
+from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
+from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
+
+BATCH = 12
+
+
+@pytest.fixture(scope="module")
+def stream() -> PuzzleStream:
+    puzzle = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
+    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), BATCH, seed=0, augment=True)
+
+
+def make_trainer(model, **fields) -> Trainer:
+    arguments = TrainingArguments(**({"batch_size": BATCH, "max_steps": 100, "compile": "off"} | fields))
+    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+
+
+def test_refill_touches_halted_slots_only(make_model, stream):
+    model = make_model()
+    carry = initial_carry(model, stream.batch(0))
+    carry.state = model(stream.batch(0)["input_ids"]).state
+    carry.halted = torch.arange(BATCH) % 3 == 0
+    refilled = refill(model, carry, stream.batch(1))
+    fresh = model.initial_state(BATCH)
+    for slot in range(BATCH):
+        source = stream.batch(1) if slot % 3 == 0 else stream.batch(0)
+        state = fresh if slot % 3 == 0 else carry.state
+        assert torch.equal(refilled.batch["input_ids"][slot], source["input_ids"][slot])
+        assert torch.equal(refilled.batch["labels"][slot], source["labels"][slot])
+        assert torch.equal(refilled.state.z_h[slot], state.z_h[slot])
+        assert refilled.state.num_segments[slot] == state.num_segments[slot]
+
+
+@pytest.mark.parametrize("halting", ["q_learning", "halt_only"])
+def test_halting_rule(make_model, stream, halting):
+    model = make_model(halting=halting)
+    output = model(stream.batch(0)["input_ids"])
+    output.state.num_segments = torch.tensor([1, 2, 3, 4] * 3)
+    least = torch.tensor([0] * 4 + [3] * 4 + [4] * 4)
+    expected = []
+    for slot in range(BATCH):
+        q_halt, q_continue = output.q_halt_logits[slot].item(), output.q_continue_logits[slot].item()
+        wishes = q_halt > (q_continue if halting == "q_learning" else 0)
+        count = slot % 4 + 1
+        expected.append(count >= 4 or (wishes and count >= least[slot]))
+    assert has_halted(model, output, least).tolist() == expected
+
+
+def test_exploration():
+    rng = np.random.default_rng(0)
+    least = draw_least_segments(100_000, 5, 0.3, rng)
+    counts = torch.bincount(least, minlength=6) / len(least)
+    assert counts[1] == 0
+    assert counts[0].item() == pytest.approx(0.7, abs=0.01)
+    assert counts[2:].tolist() == pytest.approx([0.075] * 4, abs=0.005)
+    assert draw_least_segments(10, 1, 1.0, rng).tolist() == [0] * 10
+
+
+def test_schedule():
+    rates = [scheduled_lr(step, 2.0, 4, 14, 0.1) for step in range(1, 16)]
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[8] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))  # half way
+    assert rates[13] == rates[14] == pytest.approx(0.2)
+    assert all(scheduled_lr(step, 2.0, 0, 10, 1.0) == pytest.approx(2.0) for step in (1, 5, 10))
+
+
+def test_prefix_sign_sgd_moves_used_rows_only():
+    table = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0]]))
+    table.grad = torch.tensor([[0.3, -0.2], [0.0, 0.0], [9.0, 9.0]])
+    PrefixSignSGD([table], lr=0.1, weight_decay=0.5).step(torch.tensor([0, 1, 0]))
+    expected = [[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1], [3.0 * 0.95, 4.0 * 0.95], [5.0, 6.0]]
+    torch.testing.assert_close(table.data, torch.tensor(expected))
+
+
+def test_ema_by_hand(make_model, stream):
+    model = make_model()
+    trainer = make_trainer(model, ema_decay=0.5)
+    expected = copy.deepcopy(model.lm_head.weight.data)
+    for step in range(1, 11):
+        trainer.train_step(stream.batch(step - 1))
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.lm_head.weight.data
+    own = model.lm_head.weight.data.clone()
+    with trainer.ema.applied_to(model):
+        torch.testing.assert_close(model.lm_head.weight.data, expected)
+    assert torch.equal(model.lm_head.weight.data, own)
+
+
+@pytest.mark.parametrize("variant", ["Lx_H", "trm-mlp"])
+def test_training_lowers_the_loss(make_model, stream, variant):
+    trainer = make_trainer(make_model(variant, hidden_size=64), learning_rate=3e-3, warmup_steps=10)
+    losses = [float(trainer.train_step(stream.batch(step))["lm_loss"]) / BATCH for step in range(80)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("variant", ["Lx_H", "L2x_H2x-prepend-keep", "trm-mlp"])
+def test_a_resumed_run_is_the_uninterrupted_one(make_model, stream, variant, tmp_path):
+    whole = make_trainer(make_model(variant))
+    for step in range(8):
+        whole.train_step(stream.batch(step))
+    first = make_trainer(make_model(variant))
+    for step in range(5):
+        first.train_step(stream.batch(step))
+    save_checkpoint(first, tmp_path / "checkpoint")
+    second = make_trainer(make_model(variant, seed=1))
+    load_checkpoint(second, tmp_path / "checkpoint")
+    for step in range(second.step, 8):
+        second.train_step(stream.batch(step))
+    for name, expected in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], expected), name
+    assert all(torch.equal(second.ema.averages[name], average) for name, average in whole.ema.averages.items())
+    assert torch.equal(second.carry.state.z_l, whole.carry.state.z_l)
+
+
+def test_resuming_what_is_not_there_or_not_ours(make_model, stream, tmp_path):
+    trainer = make_trainer(make_model())
+    trainer.train_step(stream.batch(0))
+    save_checkpoint(trainer, tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"nowhere.*state\.json does not exist; expected a checkpoint folder"):
+        load_checkpoint(trainer, tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"was trained with learning_rate=0\.001; this run has 0\.5"):
+        load_checkpoint(make_trainer(make_model(), learning_rate=0.5), tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"weight .* has shape .*; this model's has shape"):
+        load_checkpoint(make_trainer(make_model(hidden_size=64)), tmp_path / "checkpoint")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(make_model, stream, tmp_path, monkeypatch):
+    trainer = make_trainer(make_model())
+    trainer.train_step(stream.batch(0))
+    save_checkpoint(trainer, tmp_path / "checkpoint")
+    before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
+    trainer.train_step(stream.batch(1))
+
+    def full_disk(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("air_hf.training.checkpoint.save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_checkpoint(trainer, tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    save_checkpoint(trainer, tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_recipes_and_overrides(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("variant: hrm\ntrain_data: here.csv\ntest_data: there.csv\nlearning_rate: 1e-4\naugment: false\n")
+    arguments, model = parse_arguments(["--config", str(recipe), "--h_cycles", "3", "--learning_rate", "2e-4"])
+    assert (arguments.variant, arguments.learning_rate, arguments.augment) == ("hrm", 2e-4, False)
+    assert model == {"h_cycles": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
+        (["--learn", "1"], "unrecognized arguments: --learn"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--learning_rate", "-1"], "learning_rate is -1.0; it must be positive"),
+        (["--warmup_steps", "11", "--max_steps", "10"], "warmup_steps (11) is more than max_steps (10)"),
+        (["--mixer", "convolution"], "invalid choice: 'convolution'"),
+        (["--ema_decay", "1"], "ema_decay is 1.0; it must be at least 0 and less than 1"),
+        (["--config", "nowhere.yaml"], "recipe nowhere.yaml does not exist"),
+        (["--train_data", "x.csv"], "test_data is missing, and train_data (x.csv) is not a folder"),
+        ([], "train_data is missing"),
+    ],
+)
+def test_bad_arguments(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rte: 1\n", "unknown fields learning_rte; known fields: "),
+        ("- 1\n", "holds list; expected fields"),
+        ("a: [\n", "is not YAML"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+    ],
+)
+def test_bad_recipes(content, message, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
+    error = capsys.readouterr().err
+    assert message in error
+    assert "recipe.yaml" in error
+
+
+def test_loss_is_that_of_the_cells_before_training(make_model, stream):
+    """Untrained logits are near 0, where stablemax is uniform over the symbols."""
+    trainer = make_trainer(make_model())
+    metrics = trainer.train_step(stream.batch(0))
+    assert float(metrics["lm_loss"]) / BATCH == pytest.approx(math.log(6), rel=0.6)
+    assert float(metrics["slots"]) == BATCH
