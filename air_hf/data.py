@@ -77,7 +77,10 @@ def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None =
             raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
         name, rows = str(path), _read_csv(path)
     else:
-        name, rows = f"data set {getattr(getattr(source, 'info', None), 'dataset_name', None) or 'without name'}", source
+        name, rows = (
+            f"data set {getattr(getattr(source, 'info', None), 'dataset_name', None) or 'without name'}",
+            source,
+        )
         _check_columns(source.column_names, name)
     return _check_rows(rows, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
 
@@ -89,7 +92,9 @@ def _read_csv(path: Path) -> Iterator[dict[str, str]]:
             _check_columns(reader.fieldnames or [], str(path))
             yield from reader
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from error
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
+        ) from error
     except csv.Error as error:
         raise DataError(f"{path}, after line {reader.line_num}: not CSV ({error})") from error
 

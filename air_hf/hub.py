@@ -34,7 +34,9 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
     try:
         model = AutoModel.from_pretrained(source, **kwargs)
     except OSError as error:
-        raise CheckpointError(f"{source} is neither a checkpoint folder nor a repository within reach: {error}") from error
+        raise CheckpointError(
+            f"{source} is neither a checkpoint folder nor a repository within reach: {error}"
+        ) from error
     if not isinstance(model, AIRForPuzzleSolving):
         raise CheckpointError(f"{source} is a {type(model).__name__}, not an AIRForPuzzleSolving")
     return model.eval()

@@ -129,6 +129,8 @@ def load_reference(state_dict: dict[str, torch.Tensor], config_dict: dict, varia
         ours = tuple(expected[name].shape) if name in expected else None
         theirs = tuple(weights[name].shape) if name in weights else None
         if ours != theirs:
-            raise ValueError(f"variant {variant!r}: weight {name} has shape {theirs} in the checkpoint, {ours} in our model")
+            raise ValueError(
+                f"variant {variant!r}: weight {name} has shape {theirs} in the checkpoint, {ours} in our model"
+            )
     model.load_state_dict(weights)
     return model.eval()

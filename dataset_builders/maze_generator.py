@@ -22,9 +22,7 @@ class MazeGenerator:
         PuzzleError: an impossible length or wall share.
     """
 
-    def __init__(
-        self, puzzle: Maze, min_path_cells: int = 2, wall_share: float = 0.37, unique_path: bool = False
-    ):
+    def __init__(self, puzzle: Maze, min_path_cells: int = 2, wall_share: float = 0.37, unique_path: bool = False):
         # Two neighbouring corridors need a wall between them, so a shortest path fills at most about half the board.
         longest = (puzzle.num_cells + max(puzzle.rows, puzzle.columns) + 1) // 2
         if not 2 <= min_path_cells <= longest:
@@ -33,7 +31,12 @@ class MazeGenerator:
             )
         if not 0 <= wall_share < 1:
             raise PuzzleError(f"wall_share is {wall_share}; expected at least 0 and less than 1")
-        self.puzzle, self.min_path_cells, self.wall_share, self.unique_path = puzzle, min_path_cells, wall_share, unique_path
+        self.puzzle, self.min_path_cells, self.wall_share, self.unique_path = (
+            puzzle,
+            min_path_cells,
+            wall_share,
+            unique_path,
+        )
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """`count` mazes: questions and answers, each (count, S) of symbol ids (uint8).

@@ -63,7 +63,9 @@ class SudokuGenerator:
             if self.clues is None or given.sum() == self.clues:
                 answer = (digits + BLANK + 1).astype(np.uint8)
                 return np.where(given, answer, BLANK).astype(np.uint8), answer
-        raise PuzzleError(f"{self.puzzle.name}: no puzzle with {self.clues} clues in {_ATTEMPTS} random grids; ask for more")
+        raise PuzzleError(
+            f"{self.puzzle.name}: no puzzle with {self.clues} clues in {_ATTEMPTS} random grids; ask for more"
+        )
 
     def random_grid(self, rng: np.random.Generator) -> np.ndarray:
         """A complete legal board (S,) of digits from 0; every board can occur, not all equally often."""

@@ -7,12 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
 import air_hf  # noqa: F401  (makes AutoModel know the architecture; without it, pass trust_remote_code=True)
-from air_hf.analysis import decode_rollout
-from air_hf.data import DataError, PuzzleSet, load_puzzles
+from air_hf.analysis import Rollout, decode_rollout
+from air_hf.data import DataError, load_puzzles
 from air_hf.puzzles import Puzzle
 
 
@@ -24,11 +25,10 @@ def print_boards(puzzle: Puzzle, boards: list[tuple[str, list[str]]]) -> None:
         print("    ".join(lines))
 
 
-def hardest(model, test_set: PuzzleSet, input_ids: torch.Tensor) -> int:
-    """The puzzle whose answer changes longest, to have something to look at."""
-    rollout = decode_rollout(model, input_ids)
-    settled = (rollout.z_h == rollout.z_h[-1]).all(-1)  # (segments, B)
-    return int((~settled).sum(0).argmax())
+def slowest_solved(rollout: Rollout, answers: np.ndarray) -> int:
+    """The puzzle that is right at the end and took the most segments; where none is, the one with the fewest errors."""
+    wrong = (rollout.z_h.numpy() != answers).sum(-1)  # (segments, B) cells
+    return int(np.lexsort((-(wrong > 0).sum(0), wrong[-1]))[0])
 
 
 def main() -> None:
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="CSV file of puzzles")
     parser.add_argument("--count", type=int, default=3, help="puzzles to draw")
     parser.add_argument("--seed", type=int, default=0, help="which puzzles")
-    parser.add_argument("--picture", type=Path, help="PNG of one board with what z_H and z_L decode to (needs matplotlib)")
+    parser.add_argument(
+        "--picture", type=Path, help="PNG of one board with what z_H and z_L decode to (needs matplotlib)"
+    )
     parser.add_argument("--segments", type=int, default=6, help="segments in the picture")
     args = parser.parse_args()
 
@@ -68,11 +70,10 @@ def main() -> None:
     if args.picture:
         from air_hf.analysis.figures import draw_rollout  # matplotlib is needed here only
 
-        candidates = puzzles.sample(min(256, len(puzzles)), args.seed)
-        input_ids = torch.from_numpy(candidates.questions).long()
-        chosen = hardest(model, candidates, input_ids)
-        rollout = decode_rollout(model, input_ids[chosen : chosen + 1], max_segments=args.segments)
-        draw_rollout(puzzle, candidates.questions[chosen], candidates.answers[chosen], rollout, args.picture)
+        candidates = puzzles.sample(min(64, len(puzzles)), args.seed)
+        rollout = decode_rollout(model, torch.from_numpy(candidates.questions).long(), max_segments=args.segments)
+        index = slowest_solved(rollout, candidates.answers)
+        draw_rollout(puzzle, candidates.questions[index], candidates.answers[index], rollout, args.picture, index)
         print(f"\nwhat z_H and z_L decode to, segment by segment: {args.picture}")
 
 

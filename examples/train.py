@@ -6,16 +6,16 @@ accelerate launch examples/train.py --config examples/configs/quickstart.yaml [-
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 
-from air_hf import AIRForPuzzleSolving, variant_config
+from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.data import PuzzleSet, PuzzleStream, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.training import (
@@ -39,12 +39,20 @@ def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:
     return train_set, test_set
 
 
-def build_trainer(args: TrainingArguments, model_fields: dict, train_set: PuzzleSet, accelerator: Accelerator) -> Trainer:
-    """A fresh model of the recipe's variant in training, or the run that `resume_from` names."""
-    puzzle = train_set.puzzle
-    config = variant_config(
-        args.variant, vocab_size=puzzle.vocab_size, seq_len=puzzle.num_cells, puzzle=puzzle.name, **model_fields
-    )
+def make_accelerator(args: TrainingArguments, config: AIRConfig) -> Accelerator:
+    """Device, precision and processes; CPU processes share the cores."""
+    # A token kept in the states gets a gradient only where a segment's first update does.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    if args.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
+    # `accelerate launch` leaves a CPU process one thread unless told otherwise.
+    torch.set_num_threads(args.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    return accelerator
+
+
+def make_trainer(args: TrainingArguments, config: AIRConfig, accelerator: Accelerator) -> Trainer:
+    """A fresh model in training, or the run that `resume_from` names."""
     set_seed(args.seed)
     model = AIRForPuzzleSolving(config)
     model.set_attn_implementation(attention_for(args.attention, accelerator.device))
@@ -74,12 +82,36 @@ def summarize(sums: dict[str, torch.Tensor], accelerator: Accelerator) -> dict[s
     return losses | halted | {"slots": slots, "count": total["count"]}
 
 
-def train(args: TrainingArguments, trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> EvaluationResult | None:
+class Clock:
+    """Minutes and puzzles per second of training alone, without evaluations and checkpoints."""
+
+    def __init__(self):
+        self.started = self.last_line = time.monotonic()
+
+    @contextmanager
+    def stopped(self):
+        pause = time.monotonic()
+        yield
+        self.started += time.monotonic() - pause
+        self.last_line += time.monotonic() - pause
+
+    def line(self, slots: float) -> dict[str, float]:
+        """Minutes since the start, and the rate since the last call."""
+        now, before = time.monotonic(), self.last_line
+        self.last_line = now
+        return {"minutes": (now - self.started) / 60, "puzzles_per_second": slots / (now - before)}
+
+
+def append_line(path: Path, record: dict) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> EvaluationResult | None:
     """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
-    accelerator, output = trainer.accelerator, Path(args.output_dir)
+    args, accelerator, output = trainer.args, trainer.accelerator, Path(trainer.args.output_dir)
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
-    started, last_line, spent_elsewhere, sums, evaluation = time.monotonic(), time.monotonic(), 0.0, None, None
-    done = False
+    clock, sums, line, evaluation, done = Clock(), None, {}, None, False
     while not done:
         batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         metrics = trainer.train_step(batch)
@@ -88,61 +120,54 @@ def train(args: TrainingArguments, trainer: Trainer, stream: PuzzleStream, test_
         done = trainer.step >= args.max_steps
         if done or trainer.step % args.log_every == 0:
             line = summarize(sums, accelerator)
-            now = time.monotonic()
-            line |= {"step": trainer.step, "puzzles_per_second": line["slots"] / (now - last_line)}
-            line["minutes"] = (now - started - spent_elsewhere) / 60
-            sums, last_line = None, now
+            line = {"step": trainer.step} | line | clock.line(line["slots"])
+            sums = None
             if accelerator.is_main_process:
-                bar.set_postfix_str(
-                    f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
-                    f"{line['puzzles_per_second']:.0f} puzzles/s"
-                )
-                with open(output / "metrics.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_line(output / "metrics.jsonl", line)
+            bar.set_postfix_str(
+                f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
+                f"{line['puzzles_per_second']:.0f} puzzles/s"
+            )
             if args.max_minutes is not None:  # every process must agree to stop
                 over = torch.tensor(float(line["minutes"] >= args.max_minutes), device=accelerator.device)
                 done = done or bool(accelerator.reduce(over, reduction="sum") > 0)
-        due = args.eval_every and trainer.step % args.eval_every == 0
-        if due or done:
-            pause = time.monotonic()
-            evaluation = evaluate(trainer, test_set)
-            if evaluation is not None:
-                bar.write(f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, cells {evaluation.cell_accuracy:.1%}")
-                with open(output / "evaluations.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"minutes": line["minutes"]} | evaluation.to_dict()) + "\n")
-        if due or done or (args.save_every and trainer.step % args.save_every == 0):
-            pause = pause if due or done else time.monotonic()
-            save_checkpoint(trainer, output / "checkpoint", evaluation if due or done else None)
-            accelerator.wait_for_everyone()
-            spent_elsewhere += time.monotonic() - pause
-            last_line += time.monotonic() - pause
+        evaluation_due = done or (args.eval_every and trainer.step % args.eval_every == 0)
+        if evaluation_due or (args.save_every and trainer.step % args.save_every == 0):
+            with clock.stopped():
+                evaluation = evaluate(trainer, test_set) if evaluation_due else None
+                if evaluation is not None:
+                    bar.write(
+                        f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
+                        f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
+                    )
+                    append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | evaluation.to_dict())
+                save_checkpoint(trainer, output / "checkpoint", evaluation)
+                accelerator.wait_for_everyone()
     bar.close()
     return evaluation
 
 
 def main() -> None:
     args, model_fields = parse_arguments(description=__doc__.splitlines()[0])
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    # `accelerate launch` leaves a CPU process one thread unless told otherwise.
-    torch.set_num_threads(args.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     try:
         train_set, test_set = load_data(args)
-        if args.batch_size % accelerator.num_processes:
-            raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
-        trainer = build_trainer(args, model_fields, train_set, accelerator)
+        puzzle = train_set.puzzle
+        from_data = {"vocab_size": puzzle.vocab_size, "seq_len": puzzle.num_cells, "puzzle": puzzle.name}
+        config = variant_config(args.variant, **from_data, **model_fields)
+        accelerator = make_accelerator(args, config)
+        trainer = make_trainer(args, config, accelerator)
     except (StrictDataclassError, ValueError) as error:  # DataError and CheckpointError are ValueErrors
         raise SystemExit(f"train.py: error: {error}") from error
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    config = trainer.model.config
     flops = config.estimate_flops(args.batch_size, with_gradient=True)
     accelerator.print(
-        f"{args.variant} on {len(train_set):,} {train_set.puzzle.name} puzzles of {train_set.source}\n"
+        f"{args.variant} on {len(train_set):,} {puzzle.name} puzzles of {train_set.source}\n"
         f"{trainer.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, {accelerator.device}, "
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
         f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
     )
     stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment)
-    evaluation = train(args, trainer, stream, test_set)
+    evaluation = train(trainer, stream, test_set)
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {Path(args.output_dir) / 'checkpoint'}")
     accelerator.end_training()

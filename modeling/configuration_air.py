@@ -130,8 +130,8 @@ class AIRConfig(PreTrainedConfig):
                 )
             if (self.hidden_size // self.num_attention_heads) % 2:
                 raise ValueError(
-                    f"position_embedding=\"rotary\" needs heads of even size; hidden_size {self.hidden_size} over "
-                    f"num_attention_heads {self.num_attention_heads} gives {self.hidden_size // self.num_attention_heads}."
+                    f'position_embedding="rotary" needs heads of even size; hidden_size {self.hidden_size} over '
+                    f"num_attention_heads {self.num_attention_heads} is {self.hidden_size // self.num_attention_heads}."
                 )
         if self.input_operator != "identity" and self.l_injections == 0:
             raise ValueError(
@@ -150,7 +150,9 @@ class AIRConfig(PreTrainedConfig):
                 f"({self.prefix_len} * {self.hidden_size} = {self.prefix_len * self.hidden_size})."
             )
         if (self.prefix_dim == 0) != (self.prefix_len == 0):
-            raise ValueError(f"prefix_dim ({self.prefix_dim}) and prefix_len ({self.prefix_len}) must both be 0 or not.")
+            raise ValueError(
+                f"prefix_dim ({self.prefix_dim}) and prefix_len ({self.prefix_len}) must both be 0 or not."
+            )
 
     def estimate_flops(self, batch_size: int = 1, with_gradient: bool = False) -> int:
         """Matmul FLOPs of one segment (2 per multiply-add; norms, softmax and additions are not counted).

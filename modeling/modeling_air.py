@@ -79,7 +79,7 @@ class AIRLoss:
         loss (`torch.FloatTensor` of shape `()`): (lm + ½ q_halt + ½ q_continue) / B, the one with a gradient.
         lm (`torch.FloatTensor` of shape `()`): mean cross entropy of a puzzle's labelled cells, in nats.
         q_halt (`torch.FloatTensor` of shape `()`): binary cross entropy of "all labelled cells are right".
-        q_continue (`torch.FloatTensor` of shape `()`): binary cross entropy against the Q-learning target; 0 without one.
+        q_continue (`torch.FloatTensor` of shape `()`): binary cross entropy against the Q-learning target, if any.
     """
 
     loss: torch.FloatTensor
@@ -424,7 +424,9 @@ class AIRModel(AIRPreTrainedModel):
             last_cycle = h_step == config.h_cycles - 1
             for l_step in range(config.l_cycles):
                 last_step = last_cycle and l_step == config.l_cycles - 1
-                with torch.set_grad_enabled(keep_graph and (last_step or (last_cycle and config.gradient == "last_cycle"))):
+                with torch.set_grad_enabled(
+                    keep_graph and (last_step or (last_cycle and config.gradient == "last_cycle"))
+                ):
                     z_l = self.l_update(z_l, z_h, inputs)
             with torch.set_grad_enabled(keep_graph and last_cycle):
                 z_h = self.h_update(z_h, z_l, inputs)

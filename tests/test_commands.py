@@ -14,7 +14,8 @@ from air_hf.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--max_segments", "3",
-        "--compile", "off", "--num_threads", "1", "--batch_size", "16", "--log_every", "4", "--warmup_steps", "3"]  # fmt: skip
+        "--compile", "off", "--num_threads", "1", "--batch_size", "16", "--log_every", "4",
+        "--warmup_steps", "3"]  # fmt: skip
 
 
 def run(*words, check=True) -> subprocess.CompletedProcess:
@@ -62,8 +63,8 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
 def test_evaluate_repeats_what_training_measured(trained, data, tmp_path):
     output, _ = trained
     scores = tmp_path / "scores.json"
-    done = run(sys.executable, "examples/evaluate.py", "--checkpoint", output / "checkpoint", "--data", data, "--output",
-               scores)  # fmt: skip
+    done = run(sys.executable, "examples/evaluate.py", "--checkpoint", output / "checkpoint", "--data", data,
+               "--output", scores)  # fmt: skip
     measured = json.loads((output / "checkpoint" / "evaluation.json").read_text())
     again = json.loads(scores.read_text())
     # bfloat16 in training, float32 here: the weights are the same, single cells may differ
@@ -91,7 +92,8 @@ from transformers import AutoModel, AutoTokenizer
 model = AutoModel.from_pretrained({folder!r}, trust_remote_code={hidden}).eval()
 ids = AutoTokenizer.from_pretrained({folder!r})("1...\\n..2.\\n....\\n...3", return_tensors="pt").input_ids
 with torch.no_grad():
-    print(type(model).__module__.split(".")[0], model.solve(ids).sequences.shape[1], model(input_ids=ids).logits.sum().item())
+    answer, logits = model.solve(ids).sequences, model(input_ids=ids).logits
+print(type(model).__module__.split(".")[0], answer.shape[1], logits.sum().item())
 """
 
 
@@ -152,8 +154,8 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
     ],
 )
 def test_train_refuses(words, message, data, tmp_path):
-    done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data", data,
-               "--output_dir", tmp_path / "run", *TINY, *words, check=False)  # fmt: skip
+    done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data",
+               data, "--output_dir", tmp_path / "run", *TINY, *words, check=False)  # fmt: skip
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr

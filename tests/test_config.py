@@ -55,7 +55,7 @@ def test_unknown_names_list_the_known():
         ({"mixer": "mlp"}, r'position_embedding="rotary".*mixer is "mlp"'),
         ({"input_operator": "linear", "l_injections": 0}, r'input_operator is "linear" but l_injections is 0'),
         ({"input_operator": "hadamard", "l_injections": 2}, r'"hadamard" multiplies once; l_injections is 2'),
-        ({"hidden_size": 24, "num_attention_heads": 8}, r"hidden_size 24 over num_attention_heads 8 gives 3"),
+        ({"hidden_size": 24, "num_attention_heads": 8}, r"hidden_size 24 over num_attention_heads 8 is 3"),
         ({"prefix_len": 2, "prefix_dim": 1025}, r"prefix_dim \(1025\) must lie between 0 and .*1024"),
         ({"prefix_len": 0, "prefix_dim": 4}, r"prefix_dim \(4\)"),
         ({"max_segments": 0}, r"max_segments is 0; it must be at least 1"),

@@ -55,10 +55,19 @@ def test_byte_order_mark_and_crlf(tmp_path):
         ("", "is empty; expected a header with the columns question, answer"),
         (HEADER, "holds no puzzles"),
         ("source,question,rating\nx,1,0\n", "column answer is missing; the columns are source, question, rating"),
-        (HEADER + GOOD + GOOD.replace(".,", ","), r"row 2, question: sudoku-4x4: the board has 15 symbols, expected 16"),
+        (
+            HEADER + GOOD + GOOD.replace(".,", ","),
+            r"row 2, question: sudoku-4x4: the board has 15 symbols, expected 16",
+        ),
         (HEADER + GOOD + GOOD.replace("4321,", "432x,"), r"row 2, answer: .*unknown symbol 'x' in row 4, column 4"),
-        (HEADER + GOOD + GOOD.replace("1....", "1...1"), r"row 2, question: .*1 stands twice in one column.*row 2, column 1"),
-        (HEADER + GOOD + GOOD.replace("1....", "2...."), "row 2, answer: row 1, column 1 holds 1 but the question gives 2"),
+        (
+            HEADER + GOOD + GOOD.replace("1....", "1...1"),
+            r"row 2, question: .*1 stands twice in one column.*row 2, column 1",
+        ),
+        (
+            HEADER + GOOD + GOOD.replace("1....", "2...."),
+            "row 2, answer: row 1, column 1 holds 1 but the question gives 2",
+        ),
         (HEADER + GOOD + GOOD.replace("4321,", "432.,"), "row 2, answer: row 4, column 4 is not filled in"),
         (HEADER + GOOD + GOOD.replace("1234341221434321", "1234341221434312"), "row 2, answer: .* stands twice"),
         (HEADER + GOOD + "x,1...............\n", "row 2, answer: the row has fewer fields than the header"),

@@ -21,8 +21,6 @@ def puzzles() -> PuzzleSet:
     return PuzzleSet(puzzle, *make_generator(puzzle).draw(30, np.random.default_rng(0)), "generated")
 
 
-
-
 def scripted(model, puzzles, right_from, halts_at):
     """Makes `model` answer puzzle i rightly from segment right_from[i] on, and wish to halt at segment halts_at[i]."""
     answers = torch.from_numpy(puzzles.answers.astype(np.int64))
@@ -77,7 +75,9 @@ def test_evaluation_is_what_solve_answers(make_model, puzzles):
 
 def test_boards_of_another_size(make_model, puzzles):
     model = make_model(vocab_size=11, seq_len=81, puzzle="sudoku-9x9")
-    with pytest.raises(ValueError, match=r"81 cells and 11 symbols \(sudoku-9x9\); generated holds sudoku-4x4, 16 cells"):
+    with pytest.raises(
+        ValueError, match=r"81 cells and 11 symbols \(sudoku-9x9\); generated holds sudoku-4x4, 16 cells"
+    ):
         evaluate_model(model, puzzles)
     with pytest.raises(ValueError, match="max_segments \\(0\\)"):
         evaluate_model(make_model(), puzzles, max_segments=0)

@@ -229,7 +229,9 @@ def test_puzzle_ids_choose_the_prefix(make_model):
     assert torch.equal(model(ids).logits[0], logits[0])
 
 
-@pytest.mark.parametrize("fields", [{"position_embedding": "learned"}, {"prefix_len": 0}, {"position_embedding": "none"}])
+@pytest.mark.parametrize(
+    "fields", [{"position_embedding": "learned"}, {"prefix_len": 0}, {"position_embedding": "none"}]
+)
 def test_other_positions_and_no_prefix(make_model, fields):
     model = make_model(**fields).train()
     output = model(questions(model), labels=questions(model))
@@ -240,7 +242,9 @@ def test_other_positions_and_no_prefix(make_model, fields):
 
 def test_bad_input(make_model):
     model = make_model()
-    with pytest.raises(ValueError, match=r"input_ids has shape \(1, 81\); this model takes \(puzzles, 16\) boards of sudoku-4x4"):
+    with pytest.raises(
+        ValueError, match=r"input_ids has shape \(1, 81\); this model takes \(puzzles, 16\) boards of sudoku-4x4"
+    ):
         model(torch.ones(1, 81, dtype=torch.long))
     with pytest.raises(TypeError, match=r"unknown arguments \['attention_mask'\]"):
         model(questions(model), attention_mask=None)

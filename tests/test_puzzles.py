@@ -70,7 +70,10 @@ def test_sudoku_names_the_mistake():
     with pytest.raises(PuzzleError, match=r"unknown symbol '5' in row 2, column 1; expected one of '\.12340'"):
         puzzle.parse("....5...........")
     answer = puzzle.parse(SOLVED[4])
-    assert puzzle.find_error(puzzle.parse("2..............."), answer) == "row 1, column 1 holds 1 but the question gives 2"
+    assert (
+        puzzle.find_error(puzzle.parse("2..............."), answer)
+        == "row 1, column 1 holds 1 but the question gives 2"
+    )
     assert puzzle.find_error(answer, puzzle.parse("." + SOLVED[4][1:])) == "row 1, column 1 is not filled in"
 
 

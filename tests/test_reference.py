@@ -176,6 +176,9 @@ def test_accepts_prefixed_names():
     model = load_reference(prefixed, reference.config, reference.variant)
     for name, tensor in reference.model().state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
-    assert model.config.to_dict() == variant_config(
-        reference.variant, **{name: getattr(model.config, name) for name in type(model.config).__annotations__}
-    ).to_dict()
+    assert (
+        model.config.to_dict()
+        == variant_config(
+            reference.variant, **{name: getattr(model.config, name) for name in type(model.config).__annotations__}
+        ).to_dict()
+    )

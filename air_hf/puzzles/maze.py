@@ -15,7 +15,7 @@ UNREACHABLE = -1
 class Maze(Puzzle):
     family = "maze"
     symbols = "# SGo"
-    aliases = {}  # noqa: RUF012  (never changed)
+    aliases = {}
 
     def __init__(self, rows: int, columns: int):
         if rows * columns < 2:
@@ -30,7 +30,9 @@ class Maze(Puzzle):
         for symbol, expected in ((START, "start"), (GOAL, "goal")):
             count = int((question == symbol).sum())
             if count != 1:
-                raise PuzzleError(f"{self.name}: the board has {count} {expected}s ({self.symbols[symbol - 1]}), expected 1")
+                raise PuzzleError(
+                    f"{self.name}: the board has {count} {expected}s ({self.symbols[symbol - 1]}), expected 1"
+                )
         marked = np.flatnonzero(question == PATH)
         if len(marked):
             raise PuzzleError(f"{self.name}: the question already marks a path, in {self.place(int(marked[0]))}")
@@ -70,7 +72,7 @@ class Maze(Puzzle):
         return np.where(goals, distances, UNREACHABLE).max(1)
 
     def distances(self, passable: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """Steps (N, S) from the nearest source to every passable cell, -1 where there is no way; both inputs bool (N, S).
+        """Steps (N, S) from the nearest source to every passable cell, -1 where no way leads; inputs are bool (N, S).
 
         Breadth-first search in all boards at once, one step of all frontiers at a time.
         """
@@ -120,7 +122,9 @@ class Maze(Puzzle):
         for symbol, marker, color in ((START, "s", "tab:blue"), (GOAL, "*", "tab:purple"), (PATH, "o", "tab:green")):
             for shown, shade in ((right, color), (~right, "tab:red")):
                 cells = np.flatnonzero((board == symbol) & shown)
-                axes.scatter(cells % self.columns, cells // self.columns, s=400 / self.columns, marker=marker, color=shade)
+                axes.scatter(
+                    cells % self.columns, cells // self.columns, s=400 / self.columns, marker=marker, color=shade
+                )
 
     def _layout(self, rows: list[list[str]]) -> list[str]:
         return ["".join(row) for row in rows]

@@ -16,11 +16,13 @@ _DIGITS = "123456789ABCDEFG"
 
 class Sudoku(Puzzle):
     family = "sudoku"
-    aliases = {"0": "."}  # noqa: RUF012  (never changed)
+    aliases = {"0": "."}
 
     def __init__(self, rows: int, columns: int):
         if rows != columns or rows not in BOXES:
-            raise PuzzleError(f"a Sudoku board of {rows}x{columns} is not known; sizes are {[f'{n}x{n}' for n in BOXES]}")
+            raise PuzzleError(
+                f"a Sudoku board of {rows}x{columns} is not known; sizes are {[f'{n}x{n}' for n in BOXES]}"
+            )
         super().__init__(rows, columns)
         self.n = rows
         self.box_rows, self.box_columns = BOXES[rows]
@@ -36,8 +38,8 @@ class Sudoku(Puzzle):
                 first = seen.setdefault((units[cell], question[cell]), int(cell))
                 if first != cell:
                     raise PuzzleError(
-                        f"{self.name}: contradictory clues: {self.format(question[[cell]])} stands twice in one {kind}, "
-                        f"in {self.place(first)} and in {self.place(int(cell))}"
+                        f"{self.name}: contradictory clues: {self.format(question[[cell]])} stands twice in one {kind}"
+                        f", in {self.place(first)} and in {self.place(int(cell))}"
                     )
 
     def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
@@ -90,10 +92,7 @@ class Sudoku(Puzzle):
             band = mix(row).reshape(count, -1, self.box_rows).sum(2).repeat(self.box_rows, axis=1)
             stack = mix(column).reshape(count, -1, self.box_columns).sum(2).repeat(self.box_columns, axis=1)
             row, column = mix(row * np.uint64(3) + band)[:, :, None], mix(column * np.uint64(3) + stack)[:, None, :]
-            if square:
-                lines = row + column  # a transposition swaps them
-            else:
-                lines = row * np.uint64(5) + column
+            lines = row + column if square else row * np.uint64(5) + column  # a transposition swaps rows and columns
             boxes = scrambled.reshape(count, n // self.box_rows, self.box_rows, n // self.box_columns, self.box_columns)
             boxes = boxes.sum((2, 4)).repeat(self.box_rows, axis=1).repeat(self.box_columns, axis=2)
             digits = np.zeros_like(colors)

@@ -1,10 +1,9 @@
 """Training: arguments, the step with its carry and optimisers, and checkpoints; the loop is `examples/train.py`."""
 
 from air_hf.training.arguments import TrainingArguments, parse_arguments
-from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.training.backend import attention_for, should_compile
+from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.training.trainer import Trainer
-
 
 __all__ = [
     "Trainer",

@@ -35,7 +35,9 @@ class TrainingArguments:
     output_dir: str = _arg("runs/air", "folder for the checkpoint, the metrics and the evaluation")
     resume_from: str | None = _arg(None, "checkpoint folder of an unfinished run of the same recipe")
     max_steps: int = _arg(10_000, "training steps: one segment of every slot each")
-    max_minutes: float | None = _arg(None, "stop after this many minutes of training, if max_steps are not done by then")
+    max_minutes: float | None = _arg(
+        None, "stop after this many minutes of training, if max_steps are not done by then"
+    )
     batch_size: int = _arg(64, "slots, over all processes")
     learning_rate: float = _arg(1e-3, "AdamAtan2")
     warmup_steps: int = _arg(100, "steps of linear warm-up; 0 for none")
@@ -47,7 +49,9 @@ class TrainingArguments:
     prefix_weight_decay: float = _arg(0.1, "sign-SGD on the prefix table, decoupled")
     halt_exploration_prob: float = _arg(0.1, "share of slots that must run a random number of segments")
     ema_decay: float = _arg(0.999, "decay of the average of the weights that is evaluated and saved; 0 for none")
-    mixed_precision: Literal["no", "bf16"] | None = _arg(None, "bf16: bfloat16 forward over float32 weights (default: as launched)")
+    mixed_precision: Literal["no", "bf16"] | None = _arg(
+        None, "bf16: bfloat16 forward over float32 weights (default: as launched)"
+    )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = _arg(
         "auto", "attention backend; auto: eager on CPU, where it trains faster, sdpa elsewhere"
     )

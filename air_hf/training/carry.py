@@ -43,7 +43,9 @@ def refill(model: AIRForPuzzleSolving, carry: Carry, batch: dict[str, torch.Tens
     return Carry(fresh.where(carry.halted, carry.state), carry.halted, current)
 
 
-def draw_least_segments(slots: int, max_segments: int, exploration_prob: float, rng: np.random.Generator) -> torch.Tensor:
+def draw_least_segments(
+    slots: int, max_segments: int, exploration_prob: float, rng: np.random.Generator
+) -> torch.Tensor:
     """Exploration: with probability `exploration_prob` a slot must reach a random count in 2..max_segments; int64 (B,).
 
     The other slots, and all where there is only one segment, get 0.

@@ -93,7 +93,9 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
     state_folder = Path(folder) / _STATE_FOLDER
     for name in ("state.json", "state.safetensors"):
         if not (state_folder / name).is_file():
-            raise CheckpointError(f"{state_folder / name} does not exist; expected a checkpoint folder of a training run")
+            raise CheckpointError(
+                f"{state_folder / name} does not exist; expected a checkpoint folder of a training run"
+            )
     facts = json.loads((state_folder / "state.json").read_text(encoding="utf-8"))
     ours = dataclasses.asdict(trainer.args)
     for name in sorted(ours.keys() - _FREE_FIELDS):
