@@ -55,7 +55,7 @@ def main() -> None:
     boards = [puzzle.format(question) for question in drawn.questions]  # strings, as a user has them
     solution = model.solve(tokenizer(boards, return_tensors="pt").input_ids)
     for number, (question, answer) in enumerate(zip(drawn.questions, drawn.answers, strict=True)):
-        ours = puzzle.parse(tokenizer.decode(solution.sequences[number]))
+        ours = solution.sequences[number].numpy()
         error = puzzle.find_error(question, ours)
         confidence = float(solution.q_halt_logits[number].sigmoid())
         print(f"\n{'solved' if error is None else 'not solved: ' + error}   (confidence {confidence:.1%})")
