@@ -149,7 +149,10 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
     [
         (["--train_data", "nowhere.csv", "--test_data", "nowhere.csv"], "nowhere.csv does not exist"),
         (["--variant", "Lx_G"], "unknown variant 'Lx_G'; known variants: L_Hx"),
-        (["--mixer", "attention", "--num_attention_heads", "5"], "num_attention_heads (5) does not divide hidden_size (32)"),
+        (
+            ["--mixer", "attention", "--num_attention_heads", "5"],
+            "num_attention_heads (5) does not divide hidden_size (32)",
+        ),
         (["--train_limit", "1000"], "a sample of 1000 puzzles was asked for; there are 60"),
         (["--resume_from", "nowhere"], "nowhere/training_state/state.json does not exist"),
     ],

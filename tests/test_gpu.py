@@ -1,0 +1,60 @@
+"""The same weights on CPU and on a CUDA device: one segment, one training step, bfloat16 and compiled blocks."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from air_hf.data import PuzzleSet, PuzzleStream
+from air_hf.dataset_builders.generate import make_generator
+from air_hf.puzzles import get_puzzle
+from air_hf.training import Trainer, TrainingArguments
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; none is here"),
+]
+VARIANTS = pytest.mark.parametrize("variant", ["Lx_H", "hrm", "trm-mlp", "L2x_H2x-prepend-keep"])
+
+
+def one_step(model, device: str, precision: str = "no", compiled: str = "off") -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss of a training step, and the weights after it."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # the device is chosen once per process otherwise
+    puzzle = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(puzzle).draw(32, np.random.default_rng(0))
+    stream = PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 16, seed=0, augment=True)
+    arguments = TrainingArguments(batch_size=16, max_steps=10, warmup_steps=0, compile=compiled)
+    trainer = Trainer(model, arguments, Accelerator(cpu=device == "cpu", mixed_precision=precision))
+    assert trainer.model.device.type == device
+    metrics = trainer.train_step(stream.batch(0))
+    return float(metrics["lm_loss"]), {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}
+
+
+@VARIANTS
+@torch.no_grad()
+def test_segments_agree(make_model, variant):
+    model = make_model(variant)
+    ids = torch.randint(1, 6, (8, 16), generator=torch.Generator().manual_seed(0))
+    expected = model(ids)
+    ours = model.cuda()(ids.cuda())
+    torch.testing.assert_close(ours.logits.cpu(), expected.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours.state.z_l.cpu(), expected.state.z_l, rtol=1e-3, atol=1e-3)
+
+
+@VARIANTS
+def test_training_steps_agree(make_model, variant):
+    loss, weights = one_step(make_model(variant), "cpu")
+    gpu_loss, gpu_weights = one_step(make_model(variant), "cuda")
+    assert gpu_loss == pytest.approx(loss, rel=1e-4)
+    # AdamAtan2's first step is ±lr per weight, so a gradient of rounding size may turn its sign.
+    for name, expected in weights.items():
+        assert ((gpu_weights[name] - expected).abs() > 1e-4).float().mean() < 0.01, name
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_bfloat16_step(make_model, compiled):
+    loss, _ = one_step(make_model(), "cpu")
+    gpu_loss, weights = one_step(make_model(), "cuda", "bf16", compiled)
+    assert gpu_loss == pytest.approx(loss, rel=0.05)
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights.values())
