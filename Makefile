@@ -1,6 +1,8 @@
 # Two commands: `make demo` trains a small solver and shows it at work; `make test` runs the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# Only what is imported gets compiled, at its first import, and stays so; --no-compile saves pip compiling all the rest.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # What `make demo` trains on and where; TRAIN_ARGS overrides the recipe, e.g. TRAIN_ARGS="--max_steps 20".
