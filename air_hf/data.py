@@ -76,11 +76,11 @@ def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None =
         if not path.is_file():
             raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
         name, rows = str(path), _read_csv(path)
+    elif not isinstance(getattr(source, "column_names", None), list):
+        raise DataError(f"{type(source).__name__} is no source of puzzles; expected a path or one split of a data set")
     else:
-        name, rows = (
-            f"data set {getattr(getattr(source, 'info', None), 'dataset_name', None) or 'without name'}",
-            source,
-        )
+        info = getattr(source, "info", None)
+        name, rows = f"data set {getattr(info, 'dataset_name', None) or 'without a name'}", source
         _check_columns(source.column_names, name)
     return _check_rows(rows, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
 

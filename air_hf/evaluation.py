@@ -31,6 +31,7 @@ class EvaluationResult:
         data: where the puzzles came from.
         step: training step of the weights, where known.
         ema: decay of the average the weights are, 0 for raw weights, None where unknown.
+        precision: dtype of the states.
     """
 
     exact_accuracy: float
@@ -49,6 +50,7 @@ class EvaluationResult:
     data: str
     step: int | None = None
     ema: float | None = None
+    precision: str = "float32"
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -66,6 +68,7 @@ class EvaluationResult:
             ("segments", f"{self.num_segments}"),
             ("training steps", "unknown" if self.step is None else f"{self.step:,}"),
             ("EMA", ema),
+            ("precision", self.precision),
             ("parameters", f"{self.num_parameters:,} ({self.num_embedding_parameters:,} in embeddings)"),
         ]
         lines = [f"{name:<26}{value}" for name, value in rows]
@@ -107,34 +110,41 @@ def evaluate_model(
         )
     device = model.device
     batch_size = min(batch_size, len(puzzles))
-    parts = []
+    parts, precision = [], ""
     was_training = model.training
     model.eval()
     for index in range(math.ceil(len(puzzles) / batch_size)):
         rows = np.arange(index * batch_size, (index + 1) * batch_size)
         batch = to_batch(puzzles.questions[rows % len(puzzles)], puzzles.answers[rows % len(puzzles)])
-        part = _run_segments(model, {name: tensor.to(device) for name, tensor in batch.items()}, max_segments)
+        part, precision = _run_segments(
+            model, {name: tensor.to(device) for name, tensor in batch.items()}, max_segments
+        )
         parts.append([values[..., : len(puzzles) - index * batch_size, :] for values in part])
     model.train(was_training)
     # (segments, N, S) answers; (segments, N, 1) halting wishes and right-or-not confidences
     answers, wishes, confident = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
-    return _score(model, puzzles, answers, wishes[..., 0], confident[..., 0], step, ema)
+    result = _score(model, puzzles, answers, wishes[..., 0], confident[..., 0])
+    result.step, result.ema, result.precision = step, ema, precision
+    return result
 
 
-def _run_segments(model, batch, max_segments) -> list[np.ndarray]:
-    """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1)."""
+def _run_segments(model, batch, max_segments) -> tuple[list[np.ndarray], str]:
+    """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1); the states' dtype."""
     state, records = None, []
     for _ in range(max_segments):
         output = model(input_ids=batch["input_ids"], puzzle_ids=batch["puzzle_ids"], state=state)
         state = output.state
         wish = model.wants_to_halt(output).unsqueeze(-1)
         records.append((output.logits.argmax(-1).to(torch.uint8), wish, (output.q_halt_logits >= 0).unsqueeze(-1)))
-    return [torch.stack(values).cpu().numpy() for values in zip(*records, strict=True)]
+    arrays = [torch.stack(values).cpu().numpy() for values in zip(*records, strict=True)]
+    return arrays, str(state.z_h.dtype).removeprefix("torch.")
 
 
-def _score(model, puzzles, answers, wishes, confident, step, ema) -> EvaluationResult:
+def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
     labelled = puzzles.answers > 0
-    right = ((answers == puzzles.answers) | ~labelled).all(-1)  # (segments, N)
+    some = labelled.any(1)  # boards without any label do not count
+    right = ((answers == puzzles.answers) | ~labelled).all(-1)[:, some]  # (segments, labelled boards)
+    wishes, confident = wishes[:, some], confident[:, some]
     final = puzzle_accuracy(answers[-1], puzzles.answers)
     last = len(answers) - 1
     halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
@@ -146,7 +156,7 @@ def _score(model, puzzles, answers, wishes, confident, step, ema) -> EvaluationR
         valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
         halting_accuracy=float((confident[-1] == right[-1]).mean()),
         mean_segments=float(halted_at.mean() + 1),
-        halting_exact_accuracy=float(right[halted_at, np.arange(len(puzzles))].mean()),
+        halting_exact_accuracy=float(right[halted_at, np.arange(right.shape[1])].mean()),
         exact_accuracy_by_segment=right.mean(1).tolist(),
         num_puzzles=len(puzzles),
         num_segments=len(answers),
@@ -154,6 +164,4 @@ def _score(model, puzzles, answers, wishes, confident, step, ema) -> EvaluationR
         num_embedding_parameters=sum(table.weight.numel() for table in tables if table is not None),
         puzzle=puzzles.puzzle.name,
         data=puzzles.source,
-        step=step,
-        ema=ema,
     )

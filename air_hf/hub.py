@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 from transformers import AutoModel
+from transformers.utils import cached_file
 
 from air_hf.modeling import AIRForPuzzleSolving
 
+TRAINING_FACTS = "training.json"
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -35,14 +37,14 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
         model = AutoModel.from_pretrained(source, **kwargs)
     except OSError as error:
         raise CheckpointError(
-            f"{source} is neither a checkpoint folder nor a repository within reach: {error}"
+            f"there is no checkpoint folder {source}, and no repository of that name within reach: {error}"
         ) from error
     if not isinstance(model, AIRForPuzzleSolving):
         raise CheckpointError(f"{source} is a {type(model).__name__}, not an AIRForPuzzleSolving")
     return model.eval()
 
 
-def recorded_evaluation(source: str | Path) -> dict:
-    """What the evaluation saved beside a local checkpoint's weights says; empty where there is none."""
-    path = Path(source) / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def training_facts(source: str | Path, revision: str | None = None) -> dict:
+    """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is."""
+    path = cached_file(source, TRAINING_FACTS, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

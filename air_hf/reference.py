@@ -24,7 +24,7 @@ _CONFIG_FIELDS = {
     "batch_size": None,
     "forward_dtype": None,
     "halt_exploration_prob": None,
-    "H_layers": None,  # the number of layers is read off the weights
+    "H_layers": None,  # the number of layers is read off the weights, and compared
     "L_layers": None,
     "puzzle_emb_len": None,  # handled with puzzle_emb_ndim
     "pos_encodings": None,  # handled below
@@ -104,12 +104,18 @@ def load_reference(state_dict: dict[str, torch.Tensor], config_dict: dict, varia
         ValueError: an unknown variant, configuration name or weight name, or weights that do not fit the
             configuration.
     """
+    missing = sorted({"vocab_size", "seq_len", "hidden_size", "num_heads"} - set(config_dict))
+    if missing:
+        raise ValueError(f"reference config names {missing} are missing")
     unknown = sorted(set(config_dict) - set(_CONFIG_FIELDS))
     if unknown:
         raise ValueError(f"unknown reference config names {unknown}; known: {sorted(_CONFIG_FIELDS)}")
     weights = rename_weights(state_dict)
     fields = {_CONFIG_FIELDS[name]: value for name, value in config_dict.items() if _CONFIG_FIELDS[name]}
     fields["num_hidden_layers"] = _num_layers(weights)
+    for name in ("H_layers", "L_layers"):
+        if config_dict.get(name, fields["num_hidden_layers"]) != fields["num_hidden_layers"]:
+            raise ValueError(f"{name} is {config_dict[name]}; the weights have {fields['num_hidden_layers']} layers")
     prefix_dim = fields.get("prefix_dim", 0)
     # As in the published codes: enough positions for E numbers, unless TRM's puzzle_emb_len asks for more.
     fields["prefix_len"] = config_dict.get("puzzle_emb_len") or -(-prefix_dim // config_dict["hidden_size"])
@@ -118,7 +124,9 @@ def load_reference(state_dict: dict[str, torch.Tensor], config_dict: dict, varia
     positions = config_dict.get("pos_encodings", "rope")
     if positions not in _POSITIONS:
         raise ValueError(f"pos_encodings is {positions!r}; expected one of {sorted(_POSITIONS)}")
-    fields["position_embedding"] = "none" if config_dict.get("mlp_t") else _POSITIONS[positions]
+    # The MLP mixer of the published TRM does not look at rotary tables, whatever its configuration says.
+    ignored = config_dict.get("mlp_t") and positions == "rope"
+    fields["position_embedding"] = "none" if ignored else _POSITIONS[positions]
     if "no_ACT_continue" in config_dict:
         fields["halting"] = "halt_only" if config_dict["no_ACT_continue"] else "q_learning"
     if "mlp_t" in config_dict:

@@ -5,6 +5,7 @@ python -m air_hf.dataset_builders.generate --puzzle sudoku-6x6 --train 8000 --te
 
 import argparse
 import csv
+import inspect
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,8 +23,17 @@ _MAX_BARREN_CHUNKS = 50
 
 
 def make_generator(puzzle: Puzzle, **options) -> SudokuGenerator | MazeGenerator:
-    """The generator of a puzzle family; `options` are its own arguments."""
-    return (MazeGenerator if isinstance(puzzle, Maze) else SudokuGenerator)(puzzle, **options)
+    """The generator of a puzzle family; `options` are its own arguments.
+
+    Raises:
+        PuzzleError: an impossible request, or an option of another family.
+    """
+    generator = MazeGenerator if isinstance(puzzle, Maze) else SudokuGenerator
+    known = [name for name in inspect.signature(generator).parameters if name != "puzzle"]
+    for name in options:
+        if name not in known:
+            raise PuzzleError(f"{name} is no option of {puzzle.family} puzzles; these take {', '.join(known)}")
+    return generator(puzzle, **options)
 
 
 def _draw_chunk(name: str, options: dict, seed: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +59,9 @@ def generate_split(
     Raises:
         PuzzleError: an impossible request, or fewer different puzzles of the kind than asked for.
     """
+    for name, value in (("train", num_train), ("test", num_test), ("workers", 1 if workers is None else workers)):
+        if value < 1:
+            raise PuzzleError(f"{name} is {value}; it must be at least 1")
     make_generator(puzzle, **options)  # an impossible request fails here, before any worker starts
     workers = workers or os.cpu_count() or 1
     wanted = num_train + num_test
@@ -127,10 +140,11 @@ def main(argv: list[str] | None = None) -> None:
     try:
         puzzle = get_puzzle(args.puzzle)
         split = generate_split(puzzle, args.train, args.test, args.seed, args.workers, **options)
-    except (PuzzleError, TypeError) as error:  # TypeError: an option of the other family
+    except PuzzleError as error:
         parser.error(str(error))
+    asked = ", ".join(f"{name} {value}" for name, value in ({"seed": args.seed} | options).items())
     for name, (questions, answers) in split.items():
-        write_csv(args.output / f"{name}.csv", puzzle, questions, answers, f"air-hf generate --seed {args.seed}")
+        write_csv(args.output / f"{name}.csv", puzzle, questions, answers, f"air-hf generator: {asked}")
     print(f"wrote {args.train} train and {args.test} test puzzles of {puzzle.name} to {args.output}")
 
 

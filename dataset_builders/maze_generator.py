@@ -23,11 +23,11 @@ class MazeGenerator:
     """
 
     def __init__(self, puzzle: Maze, min_path_cells: int = 2, wall_share: float = 0.37, unique_path: bool = False):
-        # Two neighbouring corridors need a wall between them, so a shortest path fills at most about half the board.
-        longest = (puzzle.num_cells + max(puzzle.rows, puzzle.columns) + 1) // 2
+        # A shortest path never touches itself, so it fills at most about two thirds of the board (snake in the box).
+        longest = min(puzzle.num_cells, 2 * puzzle.num_cells // 3 + max(puzzle.rows, puzzle.columns))
         if not 2 <= min_path_cells <= longest:
             raise PuzzleError(
-                f"min_path_cells is {min_path_cells}; a shortest path in a {puzzle.name} has 2 to about {longest} cells"
+                f"min_path_cells is {min_path_cells}; shortest paths in a {puzzle.name} have 2 to {longest} cells"
             )
         if not 0 <= wall_share < 1:
             raise PuzzleError(f"wall_share is {wall_share}; expected at least 0 and less than 1")
@@ -51,9 +51,10 @@ class MazeGenerator:
             drawn += batch
             barren = 0 if batch else barren + 1
             if barren == _BATCHES:
+                kind = "only one shortest path, of" if self.unique_path else "a shortest path of"
                 raise PuzzleError(
-                    f"{self.puzzle.name}: no maze with a shortest path of {self.min_path_cells} cells and a wall share "
-                    f"of {self.wall_share} in {_BATCHES * _BATCH} random boards; ask for a shorter path"
+                    f"{self.puzzle.name}: no maze with {kind} {self.min_path_cells} cells and a wall share of "
+                    f"{self.wall_share} in {_BATCHES * _BATCH} random boards; ask for a shorter path"
                 )
         questions, answers = zip(*drawn[:count], strict=True)
         return np.stack(questions), np.stack(answers)

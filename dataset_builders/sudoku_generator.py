@@ -8,7 +8,7 @@ from air_hf.puzzles import PuzzleError, Sudoku
 from air_hf.puzzles.sudoku import BLANK
 
 # The fewest clues a puzzle with one solution can have: 4x4 and 6x6 by enumeration, 9x9 by McGuire et al. 2012
-# (arXiv 1201.0749). Unknown for 16x16.
+# (arXiv 1201.0749).
 FEWEST_CLUES = {4: 4, 6: 8, 9: 17}
 _ATTEMPTS = 200
 
@@ -25,7 +25,9 @@ class SudokuGenerator:
     """
 
     def __init__(self, puzzle: Sudoku, clues: int | None = None):
-        fewest = FEWEST_CLUES.get(puzzle.n, puzzle.n - 1)
+        if puzzle.n not in FEWEST_CLUES:
+            raise PuzzleError(f"{puzzle.name} puzzles cannot be generated; sizes are {sorted(FEWEST_CLUES)}")
+        fewest = FEWEST_CLUES[puzzle.n]
         if clues is not None and not fewest <= clues <= puzzle.num_cells:
             raise PuzzleError(
                 f"clues is {clues}; a {puzzle.name} puzzle with one solution has {fewest} to {puzzle.num_cells} clues"

@@ -11,7 +11,7 @@ import torch
 
 from air_hf.data import DataError, load_puzzles
 from air_hf.evaluation import evaluate_model
-from air_hf.hub import CheckpointError, load_model, recorded_evaluation
+from air_hf.hub import CheckpointError, load_model, training_facts
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         puzzles = load_puzzles(args.data, model.config.puzzle, split="test")
         if args.limit is not None:
             puzzles = puzzles.sample(args.limit, args.seed)
-        trained = recorded_evaluation(args.checkpoint)
+        trained = training_facts(args.checkpoint)
         result = evaluate_model(
             model, puzzles, args.batch_size, args.max_segments, step=trained.get("step"), ema=trained.get("ema")
         )

@@ -9,20 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
-import air_hf  # noqa: F401  (makes AutoModel know the architecture; without it, pass trust_remote_code=True)
 from air_hf.analysis import Rollout, decode_rollout
 from air_hf.data import DataError, load_puzzles
+from air_hf.hub import CheckpointError, load_model
 from air_hf.puzzles import Puzzle
 
 
 def print_boards(puzzle: Puzzle, boards: list[tuple[str, list[str]]]) -> None:
     """Prints titled boards side by side; `draw_text` lines may hold colours, so widths come from the plain titles."""
-    width = max(len(line) for line in boards[0][1])
-    print("    ".join(title.ljust(width) for title, _ in boards))
+    board_width = len(boards[0][1][0])
+    widths = [max(board_width, len(title)) for title, _ in boards]
+    print("    ".join(title.ljust(width) for (title, _), width in zip(boards, widths, strict=True)).rstrip())
     for lines in zip(*(lines for _, lines in boards), strict=True):
-        print("    ".join(lines))
+        padded = (line + " " * (width - board_width) for line, width in zip(lines, widths, strict=True))
+        print("    ".join(padded).rstrip())
 
 
 def slowest_solved(rollout: Rollout, answers: np.ndarray) -> int:
@@ -43,12 +45,12 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=6, help="segments in the picture")
     args = parser.parse_args()
 
-    model = AutoModel.from_pretrained(args.checkpoint).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
     try:
+        model = load_model(args.checkpoint)  # AutoModel.from_pretrained, with clearer errors
+        tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
         puzzles = load_puzzles(args.data, model.config.puzzle)
         drawn = puzzles.sample(args.count, args.seed)
-    except DataError as error:
+    except (CheckpointError, DataError) as error:
         raise SystemExit(f"solve.py: error: {error}") from error
     puzzle, color = puzzles.puzzle, sys.stdout.isatty()
 

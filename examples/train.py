@@ -7,11 +7,12 @@ import json
 import os
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 
@@ -32,9 +33,9 @@ def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:
     """Train and test puzzles, sampled as the recipe asks."""
     train_set = load_puzzles(args.train_data, args.puzzle, split="train")
     test_set = load_puzzles(args.test_data, train_set.puzzle, split="test")
-    if args.train_limit is not None:
+    if args.train_limit:
         train_set = train_set.sample(args.train_limit, args.data_seed)
-    if args.eval_limit is not None:
+    if args.eval_limit:
         test_set = test_set.sample(args.eval_limit, args.data_seed)
     return train_set, test_set
 
@@ -43,7 +44,8 @@ def make_accelerator(args: TrainingArguments, config: AIRConfig) -> Accelerator:
     """Device, precision and processes; CPU processes share the cores."""
     # A token kept in the states gets a gradient only where a segment's first update does.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp])
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while the main process evaluates
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, patience])
     if args.batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
@@ -60,6 +62,18 @@ def make_trainer(args: TrainingArguments, config: AIRConfig, accelerator: Accele
     if args.resume_from:
         load_checkpoint(trainer, args.resume_from)
     return trainer
+
+
+def prepare_output(args: TrainingArguments, step: int) -> None:
+    """Makes the folder; a run that goes on in it drops what was recorded after its checkpoint."""
+    output = Path(args.output_dir)
+    records = [output / name for name in ("metrics.jsonl", "evaluations.jsonl") if (output / name).exists()]
+    if records and not args.resume_from:
+        raise ValueError(f"{output} already holds a run; choose another output_dir, or resume_from its checkpoint")
+    output.mkdir(parents=True, exist_ok=True)
+    for path in records:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult | None:
@@ -126,7 +140,7 @@ def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> Evalua
                 append_line(output / "metrics.jsonl", line)
             bar.set_postfix_str(
                 f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
-                f"{line['puzzles_per_second']:.0f} puzzles/s"
+                f"{line['puzzles_per_second']:.0f} puzzles/s"  # every slot counts at every segment
             )
             if args.max_minutes is not None:  # every process must agree to stop
                 over = torch.tensor(float(line["minutes"] >= args.max_minutes), device=accelerator.device)
@@ -156,12 +170,15 @@ def main() -> None:
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
         trainer = make_trainer(args, config, accelerator)
-    except (StrictDataclassError, ValueError) as error:  # DataError and CheckpointError are ValueErrors
+        if accelerator.is_main_process:
+            prepare_output(args, trainer.step)
+    # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
+    except (StrictDataclassError, ValueError, ImportError) as error:
         raise SystemExit(f"train.py: error: {error}") from error
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     flops = config.estimate_flops(args.batch_size, with_gradient=True)
     accelerator.print(
-        f"{args.variant} on {len(train_set):,} {puzzle.name} puzzles of {train_set.source}\n"
+        f"{args.variant} with {model_fields or 'no other fields'}\n"
+        f"{len(train_set):,} {puzzle.name} puzzles of {train_set.source}\n"
         f"{trainer.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, {accelerator.device}, "
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
         f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"

@@ -118,6 +118,8 @@ class AIRConfig(PreTrainedConfig):
         for name in ("l_injections", "h_injections"):
             if getattr(self, name) not in (0, 1, 2):
                 raise ValueError(f"{name} is {getattr(self, name)}; the input enters an update 0, 1 or 2 times.")
+        if self.l_injections == self.h_injections == 0:
+            raise ValueError("l_injections and h_injections are both 0; the model would never see the question.")
         if self.mixer == "attention" and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) does not divide hidden_size ({self.hidden_size})."

@@ -418,6 +418,11 @@ class AIRModel(AIRPreTrainedModel):
         Only the updates named by `config.gradient` keep a graph, and only while gradients are enabled.
         """
         config = self.config
+        if state.z_h.shape != inputs.x.shape:
+            raise ValueError(
+                f"the state has shape {tuple(state.z_h.shape)} (puzzles, positions, width); "
+                f"these questions need {tuple(inputs.x.shape)}"
+            )
         z_h, z_l = state.z_h.to(inputs.x.dtype), state.z_l.to(inputs.x.dtype)
         keep_graph = torch.is_grad_enabled()
         for h_step in range(config.h_cycles):
@@ -476,7 +481,6 @@ class AIRForPuzzleSolving(AIRPreTrainedModel):
         labels: torch.LongTensor | None = None,
         state: AIRState | None = None,
         return_dict: bool | None = None,
-        **kwargs,
     ) -> AIRPuzzleSolvingOutput:
         """Runs one segment.
 
@@ -489,11 +493,8 @@ class AIRForPuzzleSolving(AIRPreTrainedModel):
             state ([`AIRState`], *optional*): where the previous segment ended; a fresh state if None.
 
         Raises:
-            ValueError: boards of another size than the model's.
-            TypeError: an argument this model does not know.
+            ValueError: boards of another size than the model's, or a state of another number of puzzles.
         """
-        if kwargs:
-            raise TypeError(f"AIRForPuzzleSolving.forward got unknown arguments {sorted(kwargs)}")
         inputs = self.model.encode(input_ids, puzzle_ids)
         state = self.model.segment(inputs, self.initial_state(len(input_ids)) if state is None else state)
         q_halt_logits, q_continue_logits = self.halting_logits(state.z_h)

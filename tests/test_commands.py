@@ -47,7 +47,7 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
     output, done = trained
     assert {path.name for path in (output / "checkpoint").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "configuration_air.py",
-        "modeling_air.py", "evaluation.json", "training_state",
+        "modeling_air.py", "evaluation.json", "training.json", "training_state",
     }  # fmt: skip
     assert {path.name for path in output.iterdir()} == {"checkpoint", "metrics.jsonl", "evaluations.jsonl"}
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -110,14 +110,24 @@ def test_checkpoint_loads_in_a_fresh_process_with_and_without_the_package(traine
     assert ours[1:] == remote[1:] == ["16", ours[2]]
 
 
+def test_a_run_is_not_overwritten(trained, data):
+    output, _ = trained
+    before = (output / "metrics.jsonl").read_text()
+    done = train(data, output, "--max_steps", "8", check=False)
+    assert f"{output} already holds a run; choose another output_dir, or resume_from" in done.stderr
+    assert (output / "metrics.jsonl").read_text() == before
+
+
 def test_resume_ends_where_an_uninterrupted_run_does(trained, data, tmp_path):
     whole, _ = trained
     train(data, tmp_path / "first", "--max_steps", "8", "--max_minutes", "1e-9")  # stops at its first line, step 4
     checkpoint = tmp_path / "first" / "checkpoint"
     assert json.loads((checkpoint / "training_state" / "state.json").read_text())["step"] == 4
-    train(data, tmp_path / "second", "--max_steps", "8", "--resume_from", checkpoint)
+    train(data, tmp_path / "first", "--max_steps", "8", "--resume_from", checkpoint)  # goes on in the same folder
+    lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8]
     expected = load_file(whole / "checkpoint" / "training_state" / "state.safetensors")
-    resumed = load_file(tmp_path / "second" / "checkpoint" / "training_state" / "state.safetensors")
+    resumed = load_file(tmp_path / "first" / "checkpoint" / "training_state" / "state.safetensors")
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
@@ -154,6 +164,7 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
             "num_attention_heads (5) does not divide hidden_size (32)",
         ),
         (["--train_limit", "1000"], "a sample of 1000 puzzles was asked for; there are 60"),
+        (["--attention", "flash_attention_2"], "FlashAttention2"),
         (["--resume_from", "nowhere"], "nowhere/training_state/state.json does not exist"),
     ],
 )

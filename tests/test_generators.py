@@ -124,9 +124,17 @@ def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
     ("puzzle", "options", "message"),
     [
         ("sudoku-9x9", ["--clues", "16"], "clues is 16; a sudoku-9x9 puzzle with one solution has 17 to 81 clues"),
-        ("maze-10x10", ["--min_path_cells", "90"], "min_path_cells is 90; a shortest path in a maze-10x10 has 2 to"),
+        (
+            "maze-10x10",
+            ["--min_path_cells", "90"],
+            "min_path_cells is 90; shortest paths in a maze-10x10 have 2 to 76 cells",
+        ),
         ("maze-5x5", ["--wall_share", "1.5"], "wall_share is 1.5"),
-        ("maze-5x5", ["--clues", "5"], "clues"),
+        ("maze-5x5", ["--clues", "5"], "clues is no option of maze puzzles; these take min_path_cells, wall_share"),
+        ("sudoku-16x16", [], "sudoku-16x16 puzzles cannot be generated; sizes are [4, 6, 9]"),
+        ("sudoku-4x4", ["--train", "-5"], "train is -5; it must be at least 1"),
+        ("sudoku-4x4", ["--test", "0"], "test is 0; it must be at least 1"),
+        ("sudoku-4x4", ["--workers", "-1"], "workers is -1; it must be at least 1"),
         ("sudoku-7x7", [], "a Sudoku board of 7x7 is not known"),
     ],
 )

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
 
 from air_hf import AIRForPuzzleSolving
 from air_hf.modeling import AIRState
-from air_hf.variants import VARIANTS
+from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -125,6 +126,28 @@ def test_bfloat16_forward_over_float32_weights(make_model, variant):
     for name, gradient in exact.items():
         assert rough[name].dtype == torch.float32
         assert (rough[name] - gradient).norm() <= 0.3 * gradient.norm(), name
+
+
+def test_eager_attention_gives_maps(make_model):
+    """A forward hook on the attention modules sees the maps of every update."""
+    model, maps = make_model(), []
+    model.set_attn_implementation("eager")
+    attention = model.model.networks["shared"].layers[0].mixer.attention
+    attention.register_forward_hook(lambda module, inputs, output: maps.append(output[1]))
+    model(questions(model))
+    assert len(maps) == 6  # 2 cycles of 2 L-updates and an H-update
+    assert all(m.shape == (3, 2, 17, 17) for m in maps)
+    torch.testing.assert_close(maps[0].sum(-1), torch.ones(3, 2, 17))
+
+
+@ALL
+def test_saved_and_loaded_models_are_equal(make_model, variant, tmp_path):
+    model = make_model(variant)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert all(getattr(loaded.config, name) == getattr(model.config, name) for name in CONFIG_FIELDS)
+    assert torch.equal(loaded(questions(model)).logits, model(questions(model)).logits)
+    assert torch.equal(loaded.solve(questions(model)).sequences, model.solve(questions(model)).sequences)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -246,8 +269,10 @@ def test_bad_input(make_model):
         ValueError, match=r"input_ids has shape \(1, 81\); this model takes \(puzzles, 16\) boards of sudoku-4x4"
     ):
         model(torch.ones(1, 81, dtype=torch.long))
-    with pytest.raises(TypeError, match=r"unknown arguments \['attention_mask'\]"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'attention_mask'"):
         model(questions(model), attention_mask=None)
+    with pytest.raises(ValueError, match=r"the state has shape \(1, 17, 32\).*these questions need \(3, 17, 32\)"):
+        model(questions(model), state=model.initial_state(1))
     with pytest.raises(ValueError, match="max_segments is 0"):
         model.solve(questions(model), max_segments=0)
 

@@ -1,16 +1,17 @@
 """The training step beyond parity: carry, exploration, schedule, EMA, checkpoints that go on exactly."""
 
 import copy
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
-from air_hf.hub import CheckpointError
+from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.puzzles import get_puzzle
 from air_hf.training import Trainer, TrainingArguments, load_checkpoint, parse_arguments, save_checkpoint
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
@@ -129,15 +130,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_model, stream, variant, tmp
 
 
 def test_resuming_what_is_not_there_or_not_ours(make_model, stream, tmp_path):
-    trainer = make_trainer(make_model())
+    trainer = make_trainer(make_model(), warmup_steps=1)
     trainer.train_step(stream.batch(0))
     save_checkpoint(trainer, tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match=r"nowhere.*state\.json does not exist; expected a checkpoint folder"):
         load_checkpoint(trainer, tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"was trained with learning_rate=0\.001; this run has 0\.5"):
-        load_checkpoint(make_trainer(make_model(), learning_rate=0.5), tmp_path / "checkpoint")
-    with pytest.raises(CheckpointError, match=r"weight .* has shape .*; this model's has shape"):
-        load_checkpoint(make_trainer(make_model(hidden_size=64)), tmp_path / "checkpoint")
+        load_checkpoint(make_trainer(make_model(), warmup_steps=1, learning_rate=0.5), tmp_path / "checkpoint")
+    others = {"hidden_size": 64, "h_cycles": 1, "halting": "halt_only", "input_operator": "negate", "max_segments": 2}
+    for name, value in others.items():
+        ours = getattr(trainer.model.config, name)
+        with pytest.raises(CheckpointError, match=f"was trained with {name}={ours!r}; this run has {value!r}"):
+            load_checkpoint(make_trainer(make_model(**{name: value}), warmup_steps=1), tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="has run 1 steps; max_steps is 1"):
+        load_checkpoint(make_trainer(make_model(), warmup_steps=1, max_steps=1), tmp_path / "checkpoint")
+    load_checkpoint(
+        make_trainer(make_model(), warmup_steps=1, max_steps=200), tmp_path / "checkpoint"
+    )  # longer, at a constant rate
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
@@ -167,6 +176,9 @@ def test_recipes_and_overrides(tmp_path):
     arguments, model = parse_arguments(["--config", str(recipe), "--h_cycles", "3", "--learning_rate", "2e-4"])
     assert (arguments.variant, arguments.learning_rate, arguments.augment) == ("hrm", 2e-4, False)
     assert model == {"h_cycles": 3}
+    recipe.write_text("train_data: a.csv\ntest_data: b.csv\ncompile: off\nmixed_precision: no\nmax_minutes:\n")
+    arguments, _ = parse_arguments(["--config", str(recipe)])  # YAML reads off and no as false
+    assert (arguments.compile, arguments.mixed_precision, arguments.max_minutes) == ("off", "no", None)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +188,7 @@ def test_recipes_and_overrides(tmp_path):
         (["--learn", "1"], "unrecognized arguments: --learn"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--learning_rate", "-1"], "learning_rate is -1.0; it must be positive"),
+        (["--learning_rate", "nan"], "learning_rate is nan; it must be a finite number"),
         (["--warmup_steps", "11", "--max_steps", "10"], "warmup_steps (11) is more than max_steps (10)"),
         (["--mixer", "convolution"], "invalid choice: 'convolution'"),
         (["--ema_decay", "1"], "ema_decay is 1.0; it must be at least 0 and less than 1"),
@@ -194,6 +207,7 @@ def test_bad_arguments(words, message, capsys):
     ("content", "message"),
     [
         ("learning_rte: 1\n", "unknown fields learning_rte; known fields: "),
+        ("ema_decay:\n", "ema_decay has no value; leave the line out, or give the field's off value"),
         ("- 1\n", "holds list; expected fields"),
         ("a: [\n", "is not YAML"),
         ("seed: !!python/object/apply:os.getcwd []\n", "is not YAML"),
@@ -208,9 +222,36 @@ def test_bad_recipes(content, message, tmp_path, capsys):
     assert "recipe.yaml" in error
 
 
-def test_loss_is_that_of_the_cells_before_training(make_model, stream):
-    """Untrained logits are near 0, where stablemax is uniform over the symbols."""
-    trainer = make_trainer(make_model())
-    metrics = trainer.train_step(stream.batch(0))
-    assert float(metrics["lm_loss"]) / BATCH == pytest.approx(math.log(6), rel=0.6)
-    assert float(metrics["slots"]) == BATCH
+def test_checkpoint_holds_the_averaged_weights(make_model, stream, tmp_path):
+    trainer = make_trainer(make_model(), ema_decay=0.9)
+    for step in range(4):
+        trainer.train_step(stream.batch(step))
+    save_checkpoint(trainer, tmp_path / "checkpoint")
+    saved = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    for name, _ in trainer.model.named_parameters():
+        assert torch.equal(saved[name], trainer.ema.averages[name])
+    assert not torch.equal(saved["lm_head.weight"], trainer.model.lm_head.weight)
+    ids = stream.batch(9)["input_ids"]
+    trainer.model.eval()
+    with torch.no_grad(), trainer.ema.applied_to(trainer.model):
+        expected = trainer.model(ids).logits
+    assert torch.equal(load_model(tmp_path / "checkpoint")(ids).logits, expected)
+    assert training_facts(tmp_path / "checkpoint") == {"step": 4, "ema": 0.9}
+
+
+def test_a_model_without_a_named_puzzle_is_saved_without_a_tokenizer(make_model, stream, tmp_path):
+    trainer = make_trainer(make_model(puzzle=None))
+    save_checkpoint(trainer, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint" / "tokenizer.json").exists()
+    assert load_model(tmp_path / "checkpoint").config.puzzle is None
+    assert training_facts(tmp_path) == {}
+
+
+def test_what_the_step_does_not_honour_is_refused(make_model):
+    arguments = TrainingArguments(compile="off")
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2"):
+        Trainer(make_model(), arguments, accelerator)
+    accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
+    with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
+        Trainer(make_model(), arguments, accelerator)

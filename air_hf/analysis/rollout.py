@@ -38,9 +38,15 @@ def decode_rollout(
         input_ids (`torch.LongTensor` of shape `(B, S)`): questions.
         puzzle_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the prefix table.
         max_segments (`int`, *optional*): segments to run; the model's own number if None.
+
+    Raises:
+        ValueError: `max_segments` below 1, or boards of another size than the model's.
     """
+    max_segments = model.config.max_segments if max_segments is None else max_segments
+    if max_segments < 1:
+        raise ValueError(f"max_segments is {max_segments}; it must be at least 1")
     state, z_h, z_l, q_halt = None, [], [], []
-    for _ in range(max_segments or model.config.max_segments):
+    for _ in range(max_segments):
         output = model(input_ids=input_ids, puzzle_ids=puzzle_ids, state=state)
         state = output.state
         z_h.append(output.logits.argmax(-1))

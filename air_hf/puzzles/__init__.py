@@ -37,8 +37,11 @@ def infer_puzzle(board: str) -> Puzzle:
     cells = sum(len(line) for line in lines)
     rows = len(lines) if len(lines) > 1 else math.isqrt(cells)
     if cells == 0 or rows * (cells // rows if len(lines) > 1 else rows) != cells:
-        raise PuzzleError(f"a board of {cells} symbols on {len(lines)} lines is neither square nor one row a line")
-    family = "maze" if set(board) & set("#SG ") else "sudoku"
+        raise PuzzleError(
+            f"a board of {cells} symbols on {len(lines)} lines is neither square nor one row a line; "
+            'write it so, or name the puzzle, e.g. "maze-3x5"'
+        )
+    family = "maze" if set(board) & set("#S ") else "sudoku"
     return get_puzzle(f"{family}-{rows}x{cells // rows}")
 
 

@@ -40,6 +40,10 @@ class Maze(Puzzle):
             raise PuzzleError(f"{self.name}: no path leads from S to G")
 
     def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
+        try:
+            self.check_question(question)
+        except PuzzleError as error:
+            return str(error).removeprefix(f"{self.name}: ")
         for cell in range(self.num_cells):
             if question[cell] != answer[cell] and not (question[cell] == OPEN and answer[cell] == PATH):
                 before, after = self.format(question[[cell]]), self.format(answer[[cell]])
@@ -57,10 +61,12 @@ class Maze(Puzzle):
 
     def is_solution(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         marks = answers == PATH
+        well_formed = ((questions == START).sum(1) == 1) & ((questions == GOAL).sum(1) == 1)
+        well_formed &= ~(questions == PATH).any(1)
         agrees = ((questions == answers) | ((questions == OPEN) & marks)).all(1)
         shortest = self.path_lengths(questions)
         along_marks = self._lengths(answers, marks)
-        return agrees & (shortest > 0) & (along_marks == shortest) & (marks.sum(1) == shortest - 1)
+        return well_formed & agrees & (shortest > 0) & (along_marks == shortest) & (marks.sum(1) == shortest - 1)
 
     def path_lengths(self, questions: np.ndarray) -> np.ndarray:
         """Steps (N,) of a shortest path from S to G, over open or marked cells; -1 where there is none."""

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ class TrainingArguments:
     train_data: str | None = _arg(None, "CSV file, or folder with train.csv")
     test_data: str | None = _arg(None, "CSV file, or folder with test.csv (default: train_data, where it is a folder)")
     puzzle: str | None = _arg(None, "what the boards are, e.g. sudoku-9x9 (default: read off the first board)")
-    train_limit: int | None = _arg(None, "train on a random sample of this many puzzles, drawn with data_seed")
-    eval_limit: int | None = _arg(None, "evaluate on a random sample of this many puzzles, drawn with data_seed")
+    train_limit: int = _arg(0, "train on a random sample of this many puzzles, drawn with data_seed; 0 for all")
+    eval_limit: int = _arg(0, "evaluate on a random sample of this many puzzles, drawn with data_seed; 0 for all")
     data_seed: int = _arg(0, "seed of the samples, apart from `seed` so that runs with other seeds share their data")
     augment: bool = _arg(True, "apply a random symmetry to every puzzle each time it is drawn")
     output_dir: str = _arg("runs/air", "folder for the checkpoint, the metrics and the evaluation")
@@ -68,7 +69,10 @@ class TrainingArguments:
     def __post_init__(self):
         positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every")
         not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
-                        "save_every", "seed", "data_seed")  # fmt: skip
+                        "save_every", "seed", "data_seed", "train_limit", "eval_limit")  # fmt: skip
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; it must be a finite number")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -81,7 +85,7 @@ class TrainingArguments:
         for name in ("min_lr_ratio", "halt_exploration_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("max_minutes", "num_threads", "train_limit", "eval_limit"):
+        for name in ("max_minutes", "num_threads"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.warmup_steps > self.max_steps:
@@ -155,8 +159,21 @@ def _read_recipe(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         parser.error(f"recipe {path} is not YAML: {error}")
     if not isinstance(recipe, dict):
         parser.error(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    unknown = sorted(set(map(str, recipe)) - known)
+    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    unknown = sorted(set(map(str, recipe)) - known.keys())
     if unknown:
         parser.error(f"recipe {path}: unknown fields {', '.join(unknown)}; known fields: {', '.join(sorted(known))}")
-    return [word for name, value in recipe.items() if value is not None for word in (f"--{name}", str(value))]
+    words = []
+    for name, value in recipe.items():
+        if value is None and known[name].default is not None:
+            parser.error(f"recipe {path}: {name} has no value; leave the line out, or give the field's off value")
+        if value is not None:
+            words += [f"--{name}", _recipe_word(value, known[name].choices)]
+    return words
+
+
+def _recipe_word(value, choices) -> str:
+    """A value as typed on a command line; YAML 1.1 reads a bare on, off, yes or no as a truth value."""
+    if isinstance(value, bool) and choices:
+        return next((word for word in (("on", "yes") if value else ("off", "no")) if word in choices), str(value))
+    return str(value)

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -17,10 +19,13 @@ def attention_for(attention: str, device: torch.device) -> str:
 
 
 def should_compile(choice: str, device: torch.device) -> bool:
-    """Whether to compile the networks: "auto" does, except on a CPU where no C++ compiler is found.
+    """Whether to compile the networks: "auto" does, except on a CPU without a C++ compiler or Python's headers.
 
     Compiled blocks trained 1.2 to 1.5 times as fast on CPU, for 10 to 35 seconds of compilation.
     """
     if choice != "auto":
         return choice == "on"
-    return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    if device.type != "cpu":
+        return True
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()

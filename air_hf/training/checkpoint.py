@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
-from air_hf.hub import CheckpointError
-from air_hf.modeling import AIRState
+from air_hf.hub import TRAINING_FACTS, CheckpointError
+from air_hf.modeling import AIRConfig, AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.training.carry import Carry
 from air_hf.training.trainer import Trainer
+from air_hf.variants import CONFIG_FIELDS
 
 _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path.
@@ -46,7 +47,9 @@ def save_checkpoint(trainer: Trainer, folder: str | Path, evaluation: Evaluation
     averaged = contextlib.nullcontext() if trainer.ema is None else trainer.ema.applied_to(model)
     with averaged:
         model.save_pretrained(unfinished)
-    build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(unfinished)
+    if model.config.puzzle is not None:
+        build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(unfinished)
+    _write_json(unfinished / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay})
     if evaluation is not None:
         _write_json(unfinished / "evaluation.json", evaluation.to_dict())
     (unfinished / _STATE_FOLDER).mkdir()
@@ -97,12 +100,18 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
                 f"{state_folder / name} does not exist; expected a checkpoint folder of a training run"
             )
     facts = json.loads((state_folder / "state.json").read_text(encoding="utf-8"))
-    ours = dataclasses.asdict(trainer.args)
-    for name in sorted(ours.keys() - _FREE_FIELDS):
-        if facts["arguments"].get(name) != ours[name]:
+    theirs = AIRConfig.from_pretrained(folder)
+    saved_fields = facts["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
+    ours = dataclasses.asdict(trainer.args) | {name: getattr(trainer.model.config, name) for name in CONFIG_FIELDS}
+    # A constant learning rate does not depend on where the run ends, so such a run may be lengthened.
+    free = _FREE_FIELDS | ({"max_steps"} if trainer.args.min_lr_ratio == 1 else set())
+    for name in ours:
+        if name not in free and saved_fields.get(name) != ours[name]:
             raise CheckpointError(
-                f"{folder} was trained with {name}={facts['arguments'].get(name)!r}; this run has {ours[name]!r}"
+                f"{folder} was trained with {name}={saved_fields.get(name)!r}; this run has {ours[name]!r}"
             )
+    if facts["step"] >= trainer.args.max_steps:
+        raise CheckpointError(f"{folder} has run {facts['step']} steps; max_steps is {trainer.args.max_steps}")
     tensors = load_file(state_folder / "state.safetensors", device=str(trainer.accelerator.device))
     weights = trainer.model.state_dict()
     for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights; on small puzzle models the largest single gain of all (docs/log.md)."""
+"""Exponential moving average of the weights; on small puzzle models a large gain for little."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

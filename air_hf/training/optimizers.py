@@ -26,6 +26,8 @@ class PrefixSignSGD(torch.optim.Optimizer):
         rows = used_ids.unique()
         for group in self.param_groups:
             for table in group["params"]:
+                if table.grad is None:  # as other optimisers do
+                    continue
                 decayed = table[rows] * (1 - group["lr"] * group["weight_decay"])
                 table[rows] = decayed - group["lr"] * table.grad[rows].sign()
 

@@ -25,6 +25,9 @@ class Trainer:
         args ([`TrainingArguments`]): how to train it.
         accelerator (`Accelerator`): device, precision and processes.
 
+    Raises:
+        ValueError: an accelerator with float16 or with gradient accumulation.
+
     Attributes:
         model: the bare model.
         compiled (`bool`): whether its networks are compiled.
@@ -33,6 +36,11 @@ class Trainer:
     """
 
     def __init__(self, model: AIRForPuzzleSolving, args: TrainingArguments, accelerator: Accelerator):
+        if accelerator.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {accelerator.mixed_precision!r}; expected 'no' or 'bf16'")
+        if accelerator.gradient_accumulation_steps != 1:
+            steps = accelerator.gradient_accumulation_steps
+            raise ValueError(f"gradient_accumulation_steps is {steps}; this training step updates at every step")
         self.args, self.accelerator = args, accelerator
         self.compiled = should_compile(args.compile, accelerator.device)
         if self.compiled:
