@@ -113,9 +113,9 @@ def load_reference(state_dict: dict[str, torch.Tensor], config_dict: dict, varia
     weights = rename_weights(state_dict)
     fields = {_CONFIG_FIELDS[name]: value for name, value in config_dict.items() if _CONFIG_FIELDS[name]}
     fields["num_hidden_layers"] = _num_layers(weights)
-    for name in ("H_layers", "L_layers"):
-        if config_dict.get(name, fields["num_hidden_layers"]) != fields["num_hidden_layers"]:
-            raise ValueError(f"{name} is {config_dict[name]}; the weights have {fields['num_hidden_layers']} layers")
+    layers = {name: config_dict[name] for name in ("H_layers", "L_layers") if name in config_dict}
+    if layers and fields["num_hidden_layers"] not in layers.values():  # a shared network has one of the two
+        raise ValueError(f"the weights have {fields['num_hidden_layers']} layers; the config says {layers}")
     prefix_dim = fields.get("prefix_dim", 0)
     # As in the published codes: enough positions for E numbers, unless TRM's puzzle_emb_len asks for more.
     fields["prefix_len"] = config_dict.get("puzzle_emb_len") or -(-prefix_dim // config_dict["hidden_size"])

@@ -164,8 +164,8 @@ def test_rejects_what_does_not_fit():
         load_reference(weights, reference.config | {"width": 3}, reference.variant)
     with pytest.raises(ValueError, match=r"'mystery' is not one of"):
         load_reference(weights | {"inner.mystery": torch.zeros(1)}, reference.config, reference.variant)
-    with pytest.raises(ValueError, match=r"H_layers is 7; the weights have \d layers"):
-        load_reference(weights, reference.config | {"H_layers": 7}, reference.variant)
+    with pytest.raises(ValueError, match=r"the weights have \d layers; the config says {'H_layers': 7, 'L_layers': 8}"):
+        load_reference(weights, reference.config | {"H_layers": 7, "L_layers": 8}, reference.variant)
     incomplete = {name: value for name, value in reference.config.items() if name != "hidden_size"}
     with pytest.raises(ValueError, match=r"names \['hidden_size'\] are missing"):
         load_reference(weights, incomplete, reference.variant)
