@@ -73,7 +73,9 @@ def prepare_output(args: TrainingArguments, step: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for path in records:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+        kept = path.with_name(f"{path.name}.part")
+        kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+        kept.replace(path)
 
 
 def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult | None:
