@@ -1,12 +1,16 @@
 """Random-wall mazes with a long enough shortest path, as in Maze-Hard (random walls, 30x30, 110 cells)."""
 
+import functools
+import operator
+
 import numpy as np
 
 from air_hf.puzzles import Maze, PuzzleError
 from air_hf.puzzles.maze import GOAL, OPEN, PATH, START, WALL
 
-_BATCH = 64
-_BATCHES = 200
+_MAX_BOARDS = 20_000  # random boards without one maze of the kind asked for
+_WALK = 4  # moves between far ends, enough to forget which end the search found first
+_PAIRS_SHARE = 3  # about this times the pairs of ends, in boards' sizes, is a board's chance; chosen on Maze-Hard
 
 
 class MazeGenerator:
@@ -38,57 +42,100 @@ class MazeGenerator:
             unique_path,
         )
 
+        # A board is one integer with a bit a cell. A wall column at the right keeps rows apart.
+        self._stride = puzzle.columns + 1
+
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """`count` mazes: questions and answers, each (count, S) of symbol ids (uint8).
 
         Raises:
-            PuzzleError: no maze with so long a path turned up in 12,800 boards.
+            PuzzleError: no maze with so long a path turned up in 20,000 boards.
         """
-        drawn: list[tuple[np.ndarray, np.ndarray]] = []
-        barren = 0
-        while len(drawn) < count:
-            batch = self._draw_batch(rng)
-            drawn += batch
-            barren = 0 if batch else barren + 1
-            if barren == _BATCHES:
-                kind = "only one shortest path, of" if self.unique_path else "a shortest path of"
-                raise PuzzleError(
-                    f"{self.puzzle.name}: no maze with {kind} {self.min_path_cells} cells and a wall share of "
-                    f"{self.wall_share} in {_BATCHES * _BATCH} random boards; ask for a shorter path"
-                )
-        questions, answers = zip(*drawn[:count], strict=True)
+        questions, answers = zip(*(self._draw_one(rng) for _ in range(count)), strict=True)
         return np.stack(questions), np.stack(answers)
 
-    def _draw_batch(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        cells = self.puzzle.num_cells
-        boards = np.where(rng.random((_BATCH, cells)) < self.wall_share, WALL, OPEN).astype(np.uint8)
-        boards[np.arange(_BATCH), rng.integers(cells, size=_BATCH)] = START
-        distances = self.puzzle.distances(boards == OPEN, boards == START)
-        drawn = []
-        for board, distance in zip(boards, distances, strict=True):
-            far = np.flatnonzero(distance >= self.min_path_cells - 1)
-            if len(far):
-                goal = int(rng.choice(far))
-                answer = self._mark_path(board, distance, goal, rng)
-                if answer is not None:
-                    board[goal] = GOAL
-                    drawn.append((board, answer))
-        return drawn
+    def _draw_one(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(_MAX_BOARDS):
+            walls = rng.random((self.puzzle.rows, self.puzzle.columns)) < self.wall_share
+            drawn = self._draw_path(walls, rng)
+            if drawn is not None:
+                path, start, goal = drawn
+                question = np.where(walls.reshape(-1), WALL, OPEN).astype(np.uint8)
+                question[start], question[goal] = START, GOAL
+                answer = question.copy()
+                answer[path] = PATH
+                return question, answer
+        kind = "only one shortest path, of" if self.unique_path else "a shortest path of"
+        raise PuzzleError(
+            f"{self.puzzle.name}: no maze with {kind} {self.min_path_cells} cells and a wall share of "
+            f"{self.wall_share} in {_MAX_BOARDS} random boards; ask for a shorter path"
+        )
 
-    def _mark_path(self, board: np.ndarray, distance: np.ndarray, goal: int, rng) -> np.ndarray | None:
-        """The board with one shortest path marked; None if it is not the only one and had to be."""
-        answer, columns = board.copy(), self.puzzle.columns
-        answer[goal] = GOAL
-        cell = goal
-        for steps in range(int(distance[goal]) - 1, 0, -1):
-            row, column = divmod(cell, columns)
-            before = [
-                r * columns + c
-                for r, c in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
-                if 0 <= r < self.puzzle.rows and 0 <= c < columns and distance[r * columns + c] == steps
-            ]
-            if self.unique_path and len(before) > 1:
+    def _draw_path(self, walls: np.ndarray, rng: np.random.Generator) -> tuple[list[int], int, int] | None:
+        """The cells of a long enough shortest path between its ends, and the ends; None if the board has none.
+
+        Looking from the farthest cell of a random cell finds nearly every board that has such a path. Moving between
+        ends that are far enough apart, each time to a random one, then draws nearly uniformly from all pairs of ends.
+        A board with few such pairs is passed over more often, because in Maze-Hard it would be: there the ends of a
+        random board are random.
+        """
+        passable = self._to_bits(~walls)
+        far = self.min_path_cells - 1
+        if not passable:
+            return None
+        waves = self._waves(_random_bit(passable, rng), passable)
+        if 2 * (len(waves) - 1) < far:  # no two cells of this region are farther apart
+            return None
+        start = _random_bit(waves[-1], rng)
+        waves = self._waves(start, passable)
+        if len(waves) - 1 < far:
+            return None
+        for _ in range(_WALK):
+            start = _random_bit(_union(waves[far:]), rng)
+            waves = self._waves(start, passable)
+        goals = _union(waves[far:])
+        goal = _random_bit(goals, rng)
+        starts = _union(self._waves(goal, passable)[far:])
+        if rng.random() * self.puzzle.num_cells > _PAIRS_SHARE * starts.bit_count() * goals.bit_count():
+            return None
+        path, cell = [], goal
+        steps = next(i for i, wave in enumerate(waves) if wave & goal)
+        for wave in waves[steps - 1 : 0 : -1]:
+            before = self._neighbours(cell) & wave
+            if self.unique_path and before.bit_count() > 1:
                 return None
-            cell = before[int(rng.integers(len(before)))]
-            answer[cell] = PATH
-        return answer
+            cell = _random_bit(before, rng)
+            path.append(self._cell(cell))
+        return path, self._cell(start), self._cell(goal)
+
+    def _waves(self, start: int, passable: int) -> list[int]:
+        """The cells 0, 1, 2, ... steps from `start`, as bits."""
+        waves, unseen = [], passable
+        wave = start
+        while wave:
+            waves.append(wave)
+            unseen &= ~wave
+            wave = self._neighbours(wave) & unseen
+        return waves
+
+    def _neighbours(self, cells: int) -> int:
+        return cells << 1 | cells >> 1 | cells << self._stride | cells >> self._stride
+
+    def _to_bits(self, cells: np.ndarray) -> int:
+        padded = np.pad(cells, ((0, 0), (0, 1)))
+        return int.from_bytes(np.packbits(padded, bitorder="little").tobytes(), "little")
+
+    def _cell(self, bit: int) -> int:
+        row, column = divmod(bit.bit_length() - 1, self._stride)
+        return row * self.puzzle.columns + column
+
+
+def _union(waves: list[int]) -> int:
+    return functools.reduce(operator.or_, waves)
+
+
+def _random_bit(bits: int, rng: np.random.Generator) -> int:
+    """One of the set bits, each as likely."""
+    for _ in range(int(rng.integers(bits.bit_count()))):
+        bits &= bits - 1
+    return bits & -bits
