@@ -20,7 +20,7 @@ demo: .venv/demo.installed $(DATA)/test.csv
 	$(BIN)/python examples/solve.py --checkpoint $(RUN)/checkpoint --data $(DATA)/test.csv --picture $(RUN)/states.png
 
 $(DATA)/test.csv: | .venv/demo.installed
-	$(BIN)/python -m air_hf.dataset_builders.generate --puzzle sudoku-6x6 --train $(TRAIN_PUZZLES) --test $(TEST_PUZZLES) --output $(DATA)
+	$(BIN)/air-hf data generate --puzzle sudoku-6x6 --train $(TRAIN_PUZZLES) --test $(TEST_PUZZLES) --output $(DATA)
 
 test: .venv/dev.installed
 	$(BIN)/python -m pytest -n auto

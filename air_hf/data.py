@@ -3,8 +3,7 @@
 Axis letters: N puzzles, B slots of a batch, S cells.
 """
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +14,16 @@ import torch
 from air_hf.modeling.modeling_air import IGNORE_LABEL
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, infer_puzzle
 from air_hf.puzzles.base import PADDING
-
-REQUIRED_COLUMNS = ("question", "answer")
-
-
-class DataError(ValueError):
-    """A file or a row that cannot be used; the message names the file, the row and what was expected."""
+from air_hf.puzzles.reading import (
+    BLOCK_ROWS,
+    DataError,
+    RowErrors,
+    check_boards,
+    check_columns,
+    read_csv,
+    read_header,
+    sample_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,7 @@ class PuzzleSet:
         Raises:
             DataError: there are fewer.
         """
-        if not 1 <= count <= len(self):
-            raise DataError(f"{self.source}: a sample of {count} puzzles was asked for; there are {len(self)}")
-        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        rows = sample_rows(len(self), count, seed, self.source)
         source = f"{self.source} ({count} of {len(self)}, seed {seed})"
         return PuzzleSet(self.puzzle, self.questions[rows], self.answers[rows], source)
 
@@ -73,69 +74,36 @@ def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None =
             if split is None:
                 raise DataError(f"{path} is a folder; say which of its files, e.g. split='train'")
             path = path / f"{split}.csv"
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
-        name, rows = str(path), _read_csv(path)
+        name, columns = str(path), read_header(path)
+        blocks = ((block.first, block.columns) for block in read_csv(path))
     elif not isinstance(getattr(source, "column_names", None), list):
         raise DataError(f"{type(source).__name__} is no source of puzzles; expected a path or one split of a data set")
     else:
         info = getattr(source, "info", None)
-        name, rows = f"data set {getattr(info, 'dataset_name', None) or 'without a name'}", source
-        _check_columns(source.column_names, name)
-    return _check_rows(rows, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
+        name, columns = f"data set {getattr(info, 'dataset_name', None) or 'without a name'}", source.column_names
+        blocks = zip(range(1, len(source) + 1, BLOCK_ROWS), source.iter(BLOCK_ROWS), strict=True)
+    check_columns(columns, name)
+    return _check_blocks(blocks, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
 
 
-def _read_csv(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(reader.fieldnames or [], str(path))
-            yield from reader
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8"
-        ) from error
-    except csv.Error as error:
-        raise DataError(f"{path}, after line {reader.line_num}: not CSV ({error})") from error
-
-
-def _check_columns(columns: Iterable[str], name: str) -> None:
-    columns = list(columns)
-    if not columns:
-        raise DataError(f"{name} is empty; expected a header with the columns {', '.join(REQUIRED_COLUMNS)}")
-    missing = [column for column in REQUIRED_COLUMNS if column not in columns]
-    if missing:
-        raise DataError(f"{name}: column {', '.join(missing)} is missing; the columns are {', '.join(columns)}")
-
-
-def _check_rows(rows: Iterable[dict[str, str]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
+def _check_blocks(blocks: Iterable[tuple[int, dict[str, list]]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
     questions, answers = [], []
-    for number, row in enumerate(rows, start=1):
-        try:
-            for column in REQUIRED_COLUMNS:
-                if row[column] is None:
-                    raise PuzzleError("the row has fewer fields than the header")
-                if not isinstance(row[column], str):
-                    kind = type(row[column]).__name__
-                    raise PuzzleError(f"the board is {kind} {row[column]}, expected text; read the column as strings")
-            column = "question"
-            puzzle = puzzle or infer_puzzle(row["question"])
-            questions.append(puzzle.parse(row["question"]))
-            column = "answer"
-            answers.append(puzzle.parse(row["answer"]))
-        except PuzzleError as error:
-            raise DataError(f"{name}, row {number}, {column}: {error}") from error
+    for first, columns in blocks:
+        if puzzle is None:
+            try:
+                puzzle = infer_puzzle(str(columns["question"][0]))
+            except PuzzleError as error:
+                raise DataError(f"{name}, row {first}, question: {error}") from error
+
+        def place(index: int, first: int = first) -> str:
+            return f"{name}, row {first + index}"
+
+        question, answer, _ = check_boards(puzzle, columns["question"], columns["answer"], place, RowErrors())
+        questions.append(question)
+        answers.append(answer)
     if not questions:
         raise DataError(f"{name} holds no puzzles")
-    question_array, answer_array = np.stack(questions), np.stack(answers)
-    for row in np.flatnonzero(~puzzle.is_solution(question_array, answer_array)):
-        question, answer = question_array[row], answer_array[row]
-        try:
-            puzzle.check_question(question)
-        except PuzzleError as error:
-            raise DataError(f"{name}, row {row + 1}, question: {error}") from error
-        raise DataError(f"{name}, row {row + 1}, answer: {puzzle.find_error(question, answer)}")
-    return PuzzleSet(puzzle, question_array, answer_array, name)
+    return PuzzleSet(puzzle, np.concatenate(questions), np.concatenate(answers), name)
 
 
 def to_batch(questions: np.ndarray, answers: np.ndarray) -> dict[str, torch.Tensor]:

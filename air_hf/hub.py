@@ -1,15 +1,20 @@
-"""Loading checkpoints from a folder or the Hub."""
+"""The Hub: checkpoints loaded from a folder or a repository, folders published in one commit."""
 
 import json
 import re
 from pathlib import Path
 
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoModel
 from transformers.utils import cached_file
 
 from air_hf.modeling import AIRForPuzzleSolving
 
 TRAINING_FACTS = "training.json"
+# Files of an earlier push that a new one removes if it does not bring them again.
+_OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -48,3 +53,76 @@ def training_facts(source: str | Path, revision: str | None = None) -> dict:
     """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is."""
     path = cached_file(source, TRAINING_FACTS, revision=revision, _raise_exceptions_for_missing_entries=False)
     return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class PublishError(ValueError):
+    """A push that did not happen; the message says what the repository holds now."""
+
+
+def push_folder(
+    folder: str | Path,
+    repository: str,
+    repo_type: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Publishes a folder in one commit, so that the repository is at its old or its new state, never between.
+
+    Large files travel first and are not sent again by a second try, which is how a push that failed goes on.
+
+    Args:
+        folder (`str` or `Path`): what the repository shall hold; files of an earlier push that are gone are removed.
+        repository (`str`): `ORG/NAME`.
+        repo_type (`str`): "model" or "dataset".
+        private (`bool`): of a repository that is made now; an existing one stays as it is.
+        revision (`str`, *optional*): the branch; made if it does not exist.
+        token (`str`, *optional*): from the usual places if None.
+        message (`str`, *optional*): the commit's.
+
+    Returns:
+        the commit's SHA.
+
+    Raises:
+        PublishError: no folder, a bad name, no right to write, or a Hub that cannot be reached or fails.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PublishError(f"{folder} does not exist; expected a folder to publish")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, repo_type=repo_type, exist_ok=True)
+        commit = api.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            repo_type=repo_type,
+            revision=revision,
+            commit_message=message or f"air-hf: publish {folder.name}",
+            delete_patterns=_OURS,
+        )
+    except HFValidationError as error:
+        raise PublishError(f"{repository!r} is no name of a repository; expected ORG/NAME: {error}") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise PublishError(
+            f"{repository}: the push failed ({error}). {folder} is untouched, and the repository holds "
+            "either what it held or all of it; run the same command again to complete the push"
+        ) from error
+    return commit.oid
+
+
+def fetch_folder(
+    repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None
+) -> Path:
+    """Downloads a repository, or some of its files, and returns the folder.
+
+    Raises:
+        PublishError: no such repository, or no right to read it.
+    """
+    try:
+        return Path(snapshot_download(repository, repo_type=repo_type, revision=revision, allow_patterns=files))
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        raise PublishError(f"{repository}: cannot be read from the Hub ({error})") from error

@@ -1,9 +1,8 @@
 """Makes train and test puzzles from a seed, disjoint up to symmetry, and writes them as CSV.
 
-python -m air_hf.dataset_builders.generate --puzzle sudoku-6x6 --train 8000 --test 512 --output data/sudoku-6x6
+air-hf data generate --puzzle sudoku-6x6 --train 8000 --test 512 --output data/sudoku-6x6
 """
 
-import argparse
 import csv
 import inspect
 import os
@@ -102,51 +101,26 @@ def _split_by_class(puzzle, pool, num_train, num_test, seed) -> dict | None:
     return {name: (questions[index], answers[index]) for name, index in rows.items()}
 
 
+def write_split(
+    folder: Path, puzzle: Puzzle, split: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, options: dict
+) -> None:
+    """Writes what [`generate_split`] returned as `train.csv` and `test.csv`, in the Hub's schema.
+
+    `rating` is what the family's generator counts, and `source` says how the puzzles were made.
+    """
+    asked = ", ".join(f"{name} {value}" for name, value in ({"seed": seed} | options).items())
+    for name, (questions, answers) in split.items():
+        write_csv(folder / f"{name}.csv", puzzle, questions, answers, f"air-hf generator: {asked}")
+
+
 def write_csv(path: Path, puzzle: Puzzle, questions: np.ndarray, answers: np.ndarray, source: str) -> None:
-    """Writes boards (N, S) in the Hub's schema; `rating` is the backtracks of a Sudoku, the path length of a maze."""
-    if isinstance(puzzle, Maze):
-        ratings = puzzle.path_lengths(questions).tolist()
-    else:
-        generator = SudokuGenerator(puzzle)
-        ratings = [generator.count_backtracks(question) for question in questions]
+    """Writes boards (N, S) as rows of [`COLUMNS`]; the file appears when it is complete."""
+    generator = make_generator(puzzle)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     with open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for question, answer, rating in zip(questions, answers, ratings, strict=True):
-            writer.writerow((source, puzzle.format(question), puzzle.format(answer), rating))
+        for question, answer in zip(questions, answers, strict=True):
+            writer.writerow((source, puzzle.format(question), puzzle.format(answer), generator.rate(question)))
     os.replace(unfinished, path)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--puzzle", required=True, help='family and size, e.g. "sudoku-6x6" or "maze-10x10"')
-    parser.add_argument("--train", type=int, required=True, help="train puzzles")
-    parser.add_argument("--test", type=int, required=True, help="test puzzles, of symmetry classes not in train")
-    parser.add_argument("--output", type=Path, required=True, help="folder for train.csv and test.csv")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--clues", type=int, help="Sudoku: clues to leave (default: minimal puzzles)")
-    parser.add_argument("--min_path_cells", type=int, help="maze: least cells on a shortest path, S and G included")
-    parser.add_argument("--wall_share", type=float, help="maze: probability of a wall (default 0.37)")
-    parser.add_argument("--unique_path", action="store_true", default=None, help="maze: only one shortest path")
-    args = parser.parse_args(argv)
-    options = {
-        name: value
-        for name in ("clues", "min_path_cells", "wall_share", "unique_path")
-        if (value := getattr(args, name)) is not None
-    }
-    try:
-        puzzle = get_puzzle(args.puzzle)
-        split = generate_split(puzzle, args.train, args.test, args.seed, args.workers, **options)
-    except PuzzleError as error:
-        parser.error(str(error))
-    asked = ", ".join(f"{name} {value}" for name, value in ({"seed": args.seed} | options).items())
-    for name, (questions, answers) in split.items():
-        write_csv(args.output / f"{name}.csv", puzzle, questions, answers, f"air-hf generator: {asked}")
-    print(f"wrote {args.train} train and {args.test} test puzzles of {puzzle.name} to {args.output}")
-
-
-if __name__ == "__main__":
-    main()

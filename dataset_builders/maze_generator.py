@@ -54,6 +54,28 @@ class MazeGenerator:
         questions, answers = zip(*(self._draw_one(rng) for _ in range(count)), strict=True)
         return np.stack(questions), np.stack(answers)
 
+    def rate(self, question: np.ndarray) -> int:
+        """Difficulty of a question (S,): the steps of a shortest path, as Maze-Hard rates its mazes."""
+        return int(self.puzzle.path_lengths(question[None])[0])
+
+    def count_solutions(self, question: np.ndarray, limit: int = 2) -> int:
+        """How many shortest paths a question (S,) has, counting no further than `limit`."""
+        walls = (question == WALL).reshape(self.puzzle.rows, self.puzzle.columns)
+        board, goal = question.reshape(walls.shape), self._to_bits((question == GOAL).reshape(walls.shape))
+        ways = {self._to_bits(board == START): 1}
+        for wave in self._waves(next(iter(ways)), self._to_bits(~walls))[1:]:
+            onward: dict[int, int] = {}
+            for cell, count in ways.items():
+                reached = self._neighbours(cell) & wave
+                while reached:
+                    bit = reached & -reached
+                    onward[bit] = min(limit, onward.get(bit, 0) + count)
+                    reached ^= bit
+            ways = onward
+            if goal in ways:
+                return ways[goal]
+        return 0
+
     def _draw_one(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         for _ in range(_MAX_BOARDS):
             walls = rng.random((self.puzzle.rows, self.puzzle.columns)) < self.wall_share

@@ -77,7 +77,7 @@ def test_byte_order_mark_and_crlf(tmp_path):
         (HEADER + "x,S G###G  ,SoG###G  ,0\n", r"row 1, question: .*the board has 2 goals"),
         (HEADER + "x,SoG######,SoG######,0\n", "row 1, question: .*already marks a path, in row 1, column 2"),
         ((HEADER + GOOD).encode("utf-16"), "not UTF-8 text .* save the file as UTF-8"),
-        (HEADER + 'x,"1..', r"after line 1: not CSV"),
+        (HEADER + 'x,"1..', r"row 1: not CSV"),
     ],
 )
 def test_broken_files_name_file_and_row(tmp_path, content, message):
@@ -105,7 +105,7 @@ def test_samples(puzzle_set):
     assert np.array_equal(sample.questions, puzzle_set.sample(20, seed=1).questions)
     assert not np.array_equal(sample.questions, puzzle_set.sample(20, seed=2).questions)
     assert "20 of 50, seed 1" in sample.source
-    with pytest.raises(DataError, match="a sample of 51 puzzles was asked for; there are 50"):
+    with pytest.raises(DataError, match="a subset of 51 puzzles was asked for; there are 50"):
         puzzle_set.sample(51, seed=0)
 
 

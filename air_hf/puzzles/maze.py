@@ -105,6 +105,12 @@ class Maze(Puzzle):
     def random_symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
         return self._symmetries(rng.integers(len(self._images), size=count))
 
+    def symmetry_pool(self, count: int, rng: np.random.Generator) -> Symmetries:
+        if not 1 <= count <= len(self._images):
+            raise PuzzleError(f"{count} images of a {self.name} were asked for; it has 1 to {len(self._images)}")
+        others = 1 + rng.permutation(len(self._images) - 1)[: count - 1]
+        return self._symmetries(np.concatenate(([0], others)))
+
     def all_symmetries(self) -> Symmetries:
         """Every element of the group once: 8 on a square board, 4 on another."""
         return self._symmetries(np.arange(len(self._images)))

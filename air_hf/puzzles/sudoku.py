@@ -4,6 +4,8 @@ Ids: 0 padding, 1 blank, digit d is d + 1. Digits above 9 are written A, B, ...
 Axis letters: N boards, n rows, columns, boxes and digits, S = n·n cells.
 """
 
+import itertools
+
 import numpy as np
 
 from air_hf.puzzles.base import Puzzle, PuzzleError, mix
@@ -71,12 +73,13 @@ class Sudoku(Puzzle):
         n = self.n
         rows = _random_lines(count, n, self.box_rows, rng)
         columns = _random_lines(count, n, self.box_columns, rng)
-        cells = (rows[:, :, None] * n + columns[:, None, :]).astype(np.int32)
+        row_step, column_step = np.full((count, 1), n, dtype=np.int32), np.ones((count, 1), dtype=np.int32)
         if self.box_rows == self.box_columns:  # a transposition keeps only square boxes
             flip = rng.random(count) < 0.5
-            cells[flip] = cells[flip].transpose(0, 2, 1)
+            row_step[flip], column_step[flip] = 1, n
+        cells = (rows * row_step)[:, :, None] + (columns * column_step)[:, None, :]
         symbols = np.tile(np.arange(self.vocab_size, dtype=np.uint8), (count, 1))
-        symbols[:, 2:] = 2 + rng.random((count, n)).argsort(1)
+        symbols[:, 2:] = 2 + rng.random((count, n), dtype=np.float32).argsort(1)
         return Symmetries(cells.reshape(count, -1), symbols)
 
     def class_keys(self, boards: np.ndarray) -> np.ndarray:
@@ -139,6 +142,12 @@ class Sudoku(Puzzle):
 
 def _random_lines(count: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Random orders (count, n) of n lines that permute groups of `size` and the lines inside each group."""
-    groups = rng.random((count, n // size)).argsort(1)
-    inside = rng.random((count, n // size, size)).argsort(2)
-    return (groups[:, :, None] * size + inside).reshape(count, n)
+    groups = _random_orders((count, 1), n // size, rng).reshape(count, n // size, 1)
+    inside = _random_orders((count, n // size), size, rng)
+    return (groups * np.uint8(size) + inside).reshape(count, n)
+
+
+def _random_orders(shape: tuple[int, int], size: int, rng: np.random.Generator) -> np.ndarray:
+    """Random permutations (*shape, size) of a few things, looked up in the table of all of them."""
+    table = np.array(list(itertools.permutations(range(size))), dtype=np.uint8)
+    return table[rng.integers(len(table), size=shape)]

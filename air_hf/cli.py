@@ -1,0 +1,35 @@
+"""The `air-hf` command: a dispatcher; each command's parser and worker are in `air_hf/commands/`."""
+
+import argparse
+import importlib
+import sys
+
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+
+# Imported when called, so that `air-hf --help` is quick.
+COMMANDS = {
+    "data": "generate, build, publish and inspect data sets",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="air-hf", description="Recurrent puzzle solvers: data, models, the Hub.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    argv = sys.argv[1:] if argv is None else argv
+    name = parser.parse_args(argv[:1]).command
+    module = importlib.import_module(f"air_hf.commands.{name}")
+    parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name].capitalize() + ".")
+    run = module.configure(parser)
+    try:
+        status = run(parser.parse_args(argv[1:]))
+    # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
+    except (ValueError, StrictDataclassError, HfHubHTTPError, OSError) as error:
+        print(f"air-hf {name}: error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status or 0)
+
+
+if __name__ == "__main__":
+    main()

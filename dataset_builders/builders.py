@@ -1,0 +1,401 @@
+"""The field's two data sets as `datasets` builders, from the Hub, from CSV files or from a seed.
+
+    builder = SudokuExtreme("1k", source="csv", path="data/sudoku-hard")
+    builder.download_and_prepare()
+    train = builder.as_dataset("train")
+
+Every source becomes a `train.csv` and a `test.csv`. They are read twice, block by block: once to check every row and to
+choose rows, once to write them, so that memory does not grow with the files. Axis letters: N rows, S cells.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from huggingface_hub import HfApi, hf_hub_download
+from tqdm import tqdm
+
+from air_hf.dataset_builders.generate import COLUMNS, generate_split, make_generator, write_split
+from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle
+from air_hf.puzzles.augmentation import FixedImages
+from air_hf.puzzles.reading import (
+    DataError,
+    RowErrors,
+    check_boards,
+    check_columns,
+    read_csv,
+    read_header,
+    sample_rows,
+)
+
+SPLITS = ("train", "test")
+_TABLE_ROWS = 10_000
+_SHOWN_ERRORS = 100
+
+
+@dataclass
+class PuzzleDataConfig(datasets.BuilderConfig):
+    """What to build.
+
+    Args:
+        source (`str`): "hub" (the published files), "csv" (local files of the same columns) or "generate".
+        path (`str`, *optional*): folder of `train.csv` and `test.csv`, for "csv".
+        revision (`str`): branch, tag or commit of the Hub's data set; the commit it stands for is recorded.
+        puzzle (`str`): family and size of the boards.
+        seed (`int`): of the subset, the images and the generator.
+        subsample_size (`int`, *optional*): train puzzles to draw; all of them if None.
+        images_per_puzzle (`int`): rows of each train puzzle, itself included; see [`FixedImages`].
+        min_difficulty (`float`, *optional*): least `rating` of train and test puzzles.
+        on_error (`str`): "stop" at a bad row, or "skip" it and count it.
+        check_unique (`bool`): a question without exactly one solution is a bad row.
+        num_train, num_test (`int`): puzzles to generate.
+        generator (`dict`): options of the family's generator.
+    """
+
+    source: Literal["hub", "csv", "generate"] = "hub"
+    path: str | None = None
+    revision: str = "main"
+    puzzle: str | None = None
+    seed: int = 0
+    subsample_size: int | None = None
+    images_per_puzzle: int = 1
+    min_difficulty: float | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    check_unique: bool = False
+    num_train: int = 1000
+    num_test: int = 1000
+    generator: dict = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuses what cannot be built.
+
+        Raises:
+            DataError: naming the field, its value and what was expected.
+        """
+        for name, allowed in (("source", ("hub", "csv", "generate")), ("on_error", ("stop", "skip"))):
+            if getattr(self, name) not in allowed:
+                raise DataError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if (self.source == "csv") != (self.path is not None):
+            raise DataError(f"path is {self.path!r} with source {self.source!r}; source csv needs it, the others do not")
+        for name in ("subsample_size", "images_per_puzzle", "num_train", "num_test"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.generator and self.source != "generate":
+            raise DataError(f"generator options {sorted(self.generator)} mean nothing with source {self.source!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of one split, chosen and checked before anything is written.
+
+    Args:
+        path (`Path`): the CSV file.
+        starts (`list[tuple[int, int]]`): `(first row, byte)` of every block that has a chosen row.
+        rows (`list` of integer arrays): the chosen rows of each of these blocks, counted from 0 in the file.
+        ratings (float array of shape `(N,)`): of the chosen rows.
+        available (`int`): good rows of the file.
+        images (`int`): rows of the data set for each chosen row.
+        skipped (`list[str]`): why other rows were left out.
+    """
+
+    path: Path
+    starts: list
+    rows: list
+    ratings: np.ndarray
+    available: int
+    images: int
+    skipped: list[str]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows the data set will have."""
+        return len(self.ratings) * self.images
+
+
+class PuzzleBuilder(datasets.ArrowBasedBuilder):
+    """What both families share; `facts` records how the data came about, once they are planned."""
+
+    BUILDER_CONFIG_CLASS = PuzzleDataConfig
+    HUB_REPO: ClassVar[str]
+    CITATION: ClassVar[str]
+    DESCRIPTION: ClassVar[str]
+    PUBLISHED_RATING: ClassVar[str]  # what `rating` counts in the Hub's files, and in ours
+    GENERATED_RATING: ClassVar[str]
+    LIMITS: ClassVar[str]
+
+    def __init__(self, config_name: str | None = None, **kwargs):
+        super().__init__(config_name=config_name, dataset_name=type(self).__name__, **kwargs)
+
+    def _create_builder_config(self, *args, **kwargs):
+        config, config_id = super()._create_builder_config(*args, **kwargs)
+        config.check()
+        if config.source == "csv":  # a changed file is another data set, not a cached one
+            config_id += f"-{_digest(json.dumps([_file_facts(path) for path in self._local_files(config)]))[:16]}"
+        return config, config_id
+
+    def _info(self) -> datasets.DatasetInfo:
+        cells = self.puzzle.num_cells
+        tokens = datasets.Sequence(datasets.Value("uint8"), length=cells)
+        features = {
+            "source": datasets.Value("string"),
+            "question": datasets.Value("string"),
+            "answer": datasets.Value("string"),
+            "rating": datasets.Value("float32"),
+            "input_ids": tokens,
+            "labels": tokens,
+        }
+        return datasets.DatasetInfo(
+            description=self.DESCRIPTION,
+            features=datasets.Features(features),
+            citation=self.CITATION,
+            homepage=f"https://huggingface.co/datasets/{self.HUB_REPO}",
+        )
+
+    @property
+    def puzzle(self) -> Puzzle:
+        return get_puzzle(self.config.puzzle)
+
+    @staticmethod
+    def _local_files(config: PuzzleDataConfig) -> list[Path]:
+        return [Path(config.path) / f"{split}.csv" for split in SPLITS]
+
+    @functools.cached_property
+    def _source(self) -> tuple[dict[str, Path], dict]:
+        """The CSV file of each split, and where they came from."""
+        config = self.config
+        if config.source == "csv":
+            files = self._local_files(config)
+            facts = {"kind": "csv"}
+        elif config.source == "hub":
+            commit = HfApi(token=self.token).dataset_info(self.HUB_REPO, revision=config.revision).sha
+            files = [
+                Path(hf_hub_download(self.HUB_REPO, f"{split}.csv", repo_type="dataset", revision=commit))
+                for split in SPLITS
+            ]
+            facts = {"kind": "hub", "repository": self.HUB_REPO, "revision": commit}
+        else:
+            facts = {"kind": "generate", "puzzle": config.puzzle, "seed": config.seed, "options": config.generator}
+            counts = {"num_train": config.num_train, "num_test": config.num_test}
+            folder = Path(self._cache_dir_root) / "air-hf-generated" / _digest(json.dumps(facts | counts))[:16]
+            if not folder.is_dir():
+                split = generate_split(self.puzzle, **counts, seed=config.seed, **config.generator)
+                write_split(folder, self.puzzle, split, config.seed, config.generator)
+            files = [folder / f"{split}.csv" for split in SPLITS]
+        files = dict(zip(SPLITS, files, strict=True))
+        return files, facts | {"files": {split: _file_facts(path) for split, path in files.items()}}
+
+    @functools.cached_property
+    def plans(self) -> dict[str, Plan]:
+        """Every split, its rows checked and chosen; reads the files once.
+
+        Raises:
+            DataError: a bad file or row, no row left, or a subset larger than the file.
+        """
+        return {split: self._plan(split, path) for split, path in self._source[0].items()}
+
+    def _plan(self, split: str, path: Path) -> Plan:
+        config, generator = self.config, make_generator(self.puzzle)
+        check_columns(read_header(path), str(path), exactly=COLUMNS)
+        errors = RowErrors(skip=config.on_error == "skip")
+        starts, firsts, good, ratings = [], [], [], []
+        with tqdm(total=path.stat().st_size, unit="B", unit_scale=True, delay=2, desc=f"checking {path.name}") as bar:
+            for block in read_csv(path):
+
+                def place(index: int, first: int = block.first) -> str:
+                    return f"{path}, row {first + index}"
+
+                columns = block.columns
+                questions, _, fine = check_boards(self.puzzle, columns["question"], columns["answer"], place, errors)
+                for index in np.flatnonzero(fine):
+                    try:
+                        rating = _parse_rating(columns["rating"][index])
+                        if config.check_unique and (count := generator.count_solutions(questions[index])) != 1:
+                            raise PuzzleError(f"the question has {'more than one' if count else 'no'} solution")
+                    except PuzzleError as error:
+                        errors.add(f"{place(index)}: {error}", error)
+                        fine[index] = False
+                    else:
+                        ratings.append(rating)
+                starts.append((block.first, block.offset))
+                good.append(block.first - 1 + np.flatnonzero(fine))
+                bar.update(block.offset - bar.n)
+            bar.update(path.stat().st_size - bar.n)
+        return self._choose(split, path, starts, good, ratings, errors)
+
+    def _choose(self, split: str, path: Path, starts: list, good: list, ratings: list, errors: RowErrors) -> Plan:
+        """Applies the least difficulty to the good rows, then draws the subset."""
+        config = self.config
+        rows = np.concatenate([np.empty(0, dtype=np.int64), *good])
+        rating = np.array(ratings, dtype=np.float32)
+        if config.min_difficulty is not None:
+            hard = rating >= config.min_difficulty
+            rows, rating = rows[hard], rating[hard]
+        if not len(rows):
+            least = "" if config.min_difficulty is None else f" with a rating of at least {config.min_difficulty}"
+            raise DataError(f"{path} holds no puzzles{least}")
+        available, training = len(rows), split == "train"
+        if training and config.subsample_size is not None:
+            chosen = sample_rows(available, config.subsample_size, config.seed, str(path))
+            rows, rating = rows[chosen], rating[chosen]
+        bounds = np.searchsorted(rows, [first - 1 for first, _ in starts[1:]])
+        kept = [(start, part) for start, part in zip(starts, np.split(rows, bounds), strict=True) if len(part)]
+        images = config.images_per_puzzle if training else 1
+        return Plan(
+            path, [start for start, _ in kept], [part for _, part in kept], rating, available, images, errors.messages
+        )
+
+    def split_sizes(self) -> dict[str, int]:
+        """Rows of every split, before it is built."""
+        return {split: plan.num_rows for split, plan in self.plans.items()}
+
+    @property
+    def facts(self) -> dict:
+        """How the data came about: enough to build it again, and to check that it is the same."""
+        config = self.config
+        splits = {}
+        for split, plan in self.plans.items():
+            chosen = "all" if sum(map(len, plan.rows)) == plan.available else np.concatenate(plan.rows).tolist()
+            splits[split] = {
+                "num_rows": plan.num_rows,
+                "puzzles": len(plan.ratings),
+                "good_rows_in_file": plan.available,
+                "rows_of_file": chosen,
+                "images_per_puzzle": plan.images,
+                "skipped": len(plan.skipped),
+                "skipped_because": plan.skipped[:_SHOWN_ERRORS],
+            }
+        symbols = {symbol: i for i, symbol in enumerate(self.puzzle.symbols, start=1)}
+        return {
+            "config": config.name,
+            "puzzle": self.puzzle.name,
+            "source": self._source[1],
+            "seed": config.seed,
+            "min_difficulty": config.min_difficulty,
+            "encoding": {"padding": 0} | symbols,
+            "splits": splits,
+        }
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        generators = []
+        for split, plan in self.plans.items():
+            kwargs = {"path": str(plan.path), "images": plan.images, "starts": plan.starts, "rows": plan.rows}
+            generator = datasets.SplitGenerator(split, gen_kwargs=kwargs)
+            generator.split_info.num_examples = plan.num_rows  # what the progress bar counts to
+            generators.append(generator)
+        return generators
+
+    def _generate_tables(self, path: str, images: int, starts: list, rows: list) -> Iterator[tuple[str, pa.Table]]:
+        augmentation = FixedImages(self.puzzle, images, self.config.seed)
+        for start, chosen in zip(starts, rows, strict=True):
+            columns = next(read_csv(Path(path), start)).columns
+            step = max(1, _TABLE_ROWS // images)
+            for first in range(0, len(chosen), step):
+                part = chosen[first : first + step]
+                yield f"{part[0]}", self._table(columns, part, part - (start[0] - 1), augmentation)
+
+    def _table(self, columns: dict, rows: np.ndarray, places: np.ndarray, augmentation: FixedImages) -> pa.Table:
+        """The rows of the data set that some rows of the file become, all images of a puzzle in a run."""
+        count, puzzle = len(augmentation), self.puzzle
+        boards = [puzzle.parse_all([columns[name][i] for i in places]) for name in ("question", "answer")]
+        if count > 1:
+            elements = augmentation.symmetries(rows.repeat(count), np.tile(np.arange(count), len(rows)))
+            boards = [elements.apply(board.repeat(count, axis=0)) for board in boards]
+        question, answer = boards
+        arrays = {
+            "source": [columns["source"][i] for i in places for _ in range(count)],
+            "question": puzzle.format_all(question),
+            "answer": puzzle.format_all(answer),
+            "rating": np.repeat([_parse_rating(columns["rating"][i]) for i in places], count),
+            "input_ids": pa.FixedSizeListArray.from_arrays(question.reshape(-1), puzzle.num_cells),
+            "labels": pa.FixedSizeListArray.from_arrays(answer.reshape(-1), puzzle.num_cells),
+        }
+        return pa.table(arrays).cast(self.info.features.arrow_schema)
+
+
+class SudokuExtreme(PuzzleBuilder):
+    """Sudoku-Extreme: 3,831,994 train and 422,786 test puzzles on the Hub; the field trains on 1,000 of them."""
+
+    HUB_REPO = "sapientinc/sudoku-extreme"
+    DESCRIPTION = "9x9 Sudoku puzzles with one solution, most of them far too hard for reasoning without search."
+    PUBLISHED_RATING = "backtracks of the tdoku solver"
+    GENERATED_RATING = "dead ends of a search that fills singles, then guesses in a cell with the fewest candidates"
+    LIMITS = (
+        "The hard puzzles of the published files come from collections of the Sudoku community and are not a random "
+        "sample; generated ones are minimal puzzles of random grids, which are far easier. Ratings of two solvers "
+        "cannot be compared. Colour refinement tells symmetry classes apart; it never misses two puzzles of one class."
+    )
+    BUILDER_CONFIGS: ClassVar = [
+        PuzzleDataConfig("full", puzzle="sudoku-9x9", description="every puzzle"),
+        PuzzleDataConfig("1k", puzzle="sudoku-9x9", subsample_size=1000, description="1,000 train puzzles"),
+        PuzzleDataConfig(
+            "1k-aug-1000",
+            puzzle="sudoku-9x9",
+            subsample_size=1000,
+            images_per_puzzle=1001,
+            description="1,000 train puzzles, each with 1,000 images under the symmetries of Sudoku",
+        ),
+    ]
+    CITATION = """@article{wang2025hierarchical,
+  title = {Hierarchical Reasoning Model},
+  author = {Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and Lu, Meng and Song, Sen and Yadkori, Yasin Abbasi},
+  journal = {arXiv preprint arXiv:2506.21734},
+  year = {2025}
+}"""  # noqa: E501
+
+
+class MazeHard(PuzzleBuilder):
+    """Maze-Hard: 1,000 train and 1,000 test mazes of 30x30 cells with a shortest path of at least 110 cells."""
+
+    HUB_REPO = "sapientinc/maze-30x30-hard-1k"
+    DESCRIPTION = "Mazes of random walls; the answer marks a shortest path (in Maze-Hard, of at least 110 cells)."
+    PUBLISHED_RATING = "steps of a shortest path"
+    GENERATED_RATING = PUBLISHED_RATING
+    LIMITS = (
+        "Most mazes have several shortest paths, of which the answer marks one: a solver may be right by the rules "
+        "and still differ from the label."
+    )
+    BUILDER_CONFIGS: ClassVar = [
+        PuzzleDataConfig("1k", puzzle="maze-30x30", subsample_size=1000, description="1,000 train mazes"),
+        PuzzleDataConfig(
+            "1k-aug-8",
+            puzzle="maze-30x30",
+            subsample_size=1000,
+            images_per_puzzle=8,
+            description="1,000 train mazes, each in its 8 orientations",
+        ),
+    ]
+    CITATION = SudokuExtreme.CITATION
+
+
+def _parse_rating(text: str | None) -> float:
+    try:
+        rating = float(text) if text is not None else math.nan
+    except ValueError:
+        rating = math.nan
+    if not math.isfinite(rating):
+        raise PuzzleError(f"rating is {text!r}; expected a number")
+    return rating
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_facts(path: Path) -> dict:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(COLUMNS)}")
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,127 @@
+"""A data set as a folder, ready for the Hub: Parquet files, a card with its picture, and how the data came about.
+
+    README.md  provenance.json  images/difficulty.png  data/<config>/<split>-00000-of-00001.parquet
+
+`datasets.load_dataset(folder, config)` reads it as it reads the published repository.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from air_hf.dataset_builders.builders import PuzzleBuilder
+from air_hf.dataset_builders.card import draw_difficulty, write_card
+from air_hf.puzzles import Puzzle, get_puzzle
+from air_hf.puzzles.reading import DataError
+
+PROVENANCE = "provenance.json"
+_BATCH = 10_000
+
+
+def build_folder(
+    builders: Iterable[PuzzleBuilder], folder: str | Path, license: str, num_proc: int | None = None
+) -> dict[str, dict]:
+    """Builds the configurations of one family into a new folder, which appears when it is complete.
+
+    Args:
+        builders ([`PuzzleBuilder`] iterable): one for each configuration; the first is the default one.
+        folder (`str` or `Path`): where to; must not exist yet.
+        license (`str`): of the puzzles, as the Hub spells it.
+        num_proc (`int`, *optional*): processes that write.
+
+    Returns:
+        what `provenance.json` holds: the facts of each configuration.
+
+    Raises:
+        DataError: the folder exists, or the puzzles cannot be built.
+    """
+    builders, folder = list(builders), Path(folder)
+    if folder.exists():
+        raise DataError(f"{folder} already exists; choose another folder, or remove it")
+    for builder in builders:
+        builder.plans  # noqa: B018  (bad input fails here, before anything is written)
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        facts = {builder.config.name: _write_config(builder, unfinished, num_proc) for builder in builders}
+        (unfinished / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+        draw_difficulty(unfinished / "images" / "difficulty.png", builders[0])
+        write_card(unfinished / "README.md", builders, facts, license)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return facts
+
+
+def _write_config(builder: PuzzleBuilder, folder: Path, num_proc: int | None) -> dict:
+    target = folder / "data" / builder.config.name
+    builder.download_and_prepare(str(target), file_format="parquet", num_proc=num_proc)
+    (target / "dataset_info.json").unlink()
+    facts, keys = builder.facts, {}
+    for split in facts["splits"]:
+        files = sorted(target.glob(f"*-{split}*.parquet"))
+        files = [
+            file.rename(target / f"{split}-{number:05d}-of-{len(files):05d}.parquet")
+            for number, file in enumerate(files)
+        ]
+        facts["splits"][split]["files"] = {f"data/{target.name}/{file.name}": _file_digest(file) for file in files}
+        facts["splits"][split]["sha256"], keys[split] = _digest_rows(files, builder.puzzle)
+    facts["test_puzzles_with_a_class_in_train"] = int(np.isin(keys["test"], keys["train"]).sum())
+    builder.info.download_size = sum(file.stat().st_size for file in target.iterdir())
+    return facts
+
+
+def _digest_rows(files: list[Path], puzzle: Puzzle) -> tuple[str, np.ndarray]:
+    """SHA-256 of the lines `question,answer` of a split, and its distinct symmetry classes as keys."""
+    digest, keys = hashlib.sha256(), []
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=["question", "answer"]):
+            questions, answers = (column.to_pylist() for column in batch.columns)
+            digest.update("".join(f"{q},{a}\n" for q, a in zip(questions, answers, strict=True)).encode())
+            keys.append(np.unique(puzzle.class_keys(puzzle.parse_all(questions))))
+    return digest.hexdigest(), np.unique(np.concatenate(keys))
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_provenance(folder: str | Path) -> dict[str, dict]:
+    """The facts of a built folder, or of a snapshot of its repository.
+
+    Raises:
+        DataError: the folder was not built by [`build_folder`].
+    """
+    path = Path(folder) / PROVENANCE
+    if not path.is_file():
+        raise DataError(f"{folder} has no {PROVENANCE}; expected a folder that `air-hf data build` made")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_folder(folder: str | Path) -> None:
+    """Reads every row again and compares with what was recorded.
+
+    Raises:
+        DataError: a file is missing, or its rows are not those that were built.
+    """
+    for config, facts in read_provenance(folder).items():
+        for split, recorded in facts["splits"].items():
+            files = [Path(folder) / name for name in recorded["files"]]
+            for file in files:
+                if not file.is_file():
+                    raise DataError(f"{file} is missing; {folder} is not complete")
+            found, _ = _digest_rows(files, get_puzzle(facts["puzzle"]))
+            if found != recorded["sha256"]:
+                raise DataError(
+                    f"{folder}, {config}, {split}: the rows have SHA-256 {found}, recorded is {recorded['sha256']}"
+                )
+
+
