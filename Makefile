@@ -12,7 +12,7 @@ TRAIN_PUZZLES := 8000
 TEST_PUZZLES := 512
 TRAIN_ARGS ?=
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test hub-publish hub-load test-slow lint format clean
 
 demo: .venv/demo.installed $(DATA)/test.csv
 	rm -rf $(RUN)
@@ -24,6 +24,17 @@ $(DATA)/test.csv: | .venv/demo.installed
 
 test: .venv/dev.installed
 	$(BIN)/python -m pytest -n auto
+
+# Sudoku and Maze generated, built and published to a Hub on loopback, and loaded back from it.
+HUB := runs/hub
+HUB_ARGS ?=
+
+hub-publish: .venv/dev.installed
+	rm -rf $(HUB)
+	$(BIN)/python tests/support/hub_demo.py publish $(HUB) $(HUB_ARGS)
+
+hub-load: .venv/dev.installed
+	$(BIN)/python tests/support/hub_demo.py load $(HUB)
 
 test-slow: .venv/dev.installed
 	$(BIN)/python -m pytest -m slow

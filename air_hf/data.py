@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 
 from air_hf.modeling.modeling_air import IGNORE_LABEL
-from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, infer_puzzle
+from air_hf.puzzles import Puzzle, PuzzleError, Symmetries, get_puzzle, infer_puzzle
+from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.base import PADDING
 from air_hf.puzzles.reading import (
     BLOCK_ROWS,
@@ -86,6 +89,30 @@ def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None =
     return _check_blocks(blocks, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
 
 
+def load_published(
+    name: str, config: str | None, split: str, revision: str | None = None, puzzle: str | Puzzle | None = None
+) -> PuzzleSet:
+    """Reads and checks puzzles that `air-hf data publish` put on the Hub, or a folder that `air-hf data build` made.
+
+    Args:
+        name (`str`): `ORG/NAME`, or a folder.
+        config (`str`, *optional*): the configuration, e.g. "1k"; the default one if None.
+        split (`str`): "train" or "test".
+        revision (`str`, *optional*): branch, tag or commit.
+        puzzle (`str` or [`Puzzle`], *optional*): what the boards are; read off the first board if None.
+
+    Raises:
+        DataError: no such data set, configuration or split, or a bad row.
+    """
+    try:
+        rows = datasets.load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is an OSError
+        raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
+    puzzles = load_puzzles(rows, puzzle)
+    where = f"{name}, {config or 'default configuration'}, {split}"
+    return PuzzleSet(puzzles.puzzle, puzzles.questions, puzzles.answers, where)
+
+
 def _check_blocks(blocks: Iterable[tuple[int, dict[str, list]]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
     questions, answers = [], []
     for first, columns in blocks:
@@ -119,19 +146,22 @@ def to_batch(questions: np.ndarray, answers: np.ndarray) -> dict[str, torch.Tens
 class PuzzleStream:
     """The training batches of every step, a function of (seed, step) alone.
 
-    Puzzles come in a new random order each epoch; each draw of a puzzle gets a new random symmetry. Since nothing is
-    remembered from step to step, a resumed run sees what an uninterrupted one would, and p processes that take every
-    p-th part of a batch see together what one process sees.
+    Puzzles come in a new random order each epoch; each draw of a puzzle gets a random symmetry, a new one or one of a
+    fixed set. Since nothing is remembered from step to step, a resumed run sees what an uninterrupted one would, and
+    p processes that take every p-th part of a batch see together what one process sees.
 
     Args:
         puzzles ([`PuzzleSet`]): what to draw from.
         batch_size (`int`): slots B of all processes together.
         seed (`int`): the same seed gives the same batches.
-        augment (`bool`): apply a random symmetry to every board drawn.
+        augment (`bool`): apply a symmetry to every board drawn.
+        images_per_puzzle (`int`): draw it from so many of each puzzle's images, see [`FixedImages`]; 0 for all of the
+            group. The published recipes build 1,001: the puzzle and 1,000 images.
     """
 
-    def __init__(self, puzzles: PuzzleSet, batch_size: int, seed: int, augment: bool):
+    def __init__(self, puzzles: PuzzleSet, batch_size: int, seed: int, augment: bool, images_per_puzzle: int = 0):
         self.puzzles, self.batch_size, self.seed, self.augment = puzzles, batch_size, seed, augment
+        self._images = FixedImages(puzzles.puzzle, images_per_puzzle, seed) if images_per_puzzle else None
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
     def _draw_order(self, epoch: int) -> np.ndarray:
@@ -145,7 +175,11 @@ class PuzzleStream:
         part = slice(rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size)
         questions, answers = self.puzzles.questions[rows[part]], self.puzzles.answers[rows[part]]
         if self.augment:
-            rng = np.random.default_rng([self.seed, 1, step])
-            symmetries = self.puzzles.puzzle.random_symmetries(self.batch_size, rng)[part]
+            symmetries = self._draw_symmetries(rows, np.random.default_rng([self.seed, 1, step]))[part]
             questions, answers = symmetries.apply(questions), symmetries.apply(answers)
         return to_batch(questions, answers)
+
+    def _draw_symmetries(self, rows: np.ndarray, rng: np.random.Generator) -> Symmetries:
+        if self._images is None:
+            return self.puzzles.puzzle.random_symmetries(len(rows), rng)
+        return self._images.symmetries(rows, rng.integers(len(self._images), size=len(rows)))

@@ -2,9 +2,10 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoModel
@@ -15,6 +16,9 @@ from air_hf.modeling import AIRForPuzzleSolving
 TRAINING_FACTS = "training.json"
 # Files of an earlier push that a new one removes if it does not bring them again.
 _OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
+# What the client raises; a RuntimeError says which file of an upload failed, its cause says why.
+_HUB_ERRORS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, OSError)
+_WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -92,31 +96,49 @@ def push_folder(
     if not folder.is_dir():
         raise PublishError(f"{folder} does not exist; expected a folder to publish")
     api = HfApi(token=token)
-    try:
-        api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repository, branch=revision, repo_type=repo_type, exist_ok=True)
-        commit = api.upload_folder(
-            folder_path=folder,
-            repo_id=repository,
-            repo_type=repo_type,
-            revision=revision,
-            commit_message=message or f"air-hf: publish {folder.name}",
-            delete_patterns=_OURS,
-        )
-    except HFValidationError as error:
-        raise PublishError(f"{repository!r} is no name of a repository; expected ORG/NAME: {error}") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise PublishError(
-            f"{repository}: the push failed ({error}). {folder} is untouched, and the repository holds "
-            "either what it held or all of it; run the same command again to complete the push"
-        ) from error
+    for wait in (*_WAITS, None):
+        try:
+            return _push(api, folder, repository, repo_type, private, revision, message)
+        except HFValidationError as error:
+            raise PublishError(f"{repository!r} is no name of a repository; expected ORG/NAME: {error}") from error
+        except _HUB_ERRORS as error:
+            if wait is None or not _may_pass(error):
+                raise PublishError(
+                    f"{repository}: the push failed ({error}{_cause(error)}). {folder} is untouched, and the "
+                    "repository holds what it held before, or all of the push; the same command again completes it"
+                ) from error
+            time.sleep(wait)
+
+
+def _push(api: HfApi, folder: Path, repository: str, repo_type: str, private: bool, revision, message) -> str:
+    if not api.repo_exists(repository, repo_type=repo_type):
+        api.create_repo(repository, repo_type=repo_type, private=private)
+    if revision is not None:
+        api.create_branch(repository, branch=revision, repo_type=repo_type, exist_ok=True)
+    commit = api.upload_folder(
+        folder_path=folder,
+        repo_id=repository,
+        repo_type=repo_type,
+        revision=revision,
+        commit_message=message or f"air-hf: publish {folder.name}",
+        delete_patterns=_OURS,
+    )
     return commit.oid
 
 
-def fetch_folder(
-    repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None
-) -> Path:
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may succeed: the Hub is busy or failing, the connection broke, or somebody else committed."""
+    cause = error.__cause__ if type(error) is RuntimeError else error  # the client wraps what happened to an upload
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response.status_code in (408, 409, 412, 429) or cause.response.status_code >= 500
+    return isinstance(cause, httpx2.TransportError)
+
+
+def _cause(error: Exception) -> str:
+    return f": {error.__cause__}" if type(error) is RuntimeError else ""
+
+
+def fetch_folder(repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None) -> Path:
     """Downloads a repository, or some of its files, and returns the folder.
 
     Raises:
@@ -124,5 +146,5 @@ def fetch_folder(
     """
     try:
         return Path(snapshot_download(repository, repo_type=repo_type, revision=revision, allow_patterns=files))
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        raise PublishError(f"{repository}: cannot be read from the Hub ({error})") from error
+    except (HFValidationError, *_HUB_ERRORS) as error:
+        raise PublishError(f"{repository}: cannot be read from the Hub ({error}{_cause(error)})") from error

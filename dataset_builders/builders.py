@@ -84,7 +84,9 @@ class PuzzleDataConfig(datasets.BuilderConfig):
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         if (self.source == "csv") != (self.path is not None):
-            raise DataError(f"path is {self.path!r} with source {self.source!r}; source csv needs it, the others do not")
+            raise DataError(
+                f"path is {self.path!r} with source {self.source!r}; source csv needs it, the others do not"
+            )
         for name in ("subsample_size", "images_per_puzzle", "num_train", "num_test"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -205,7 +207,7 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         config, generator = self.config, make_generator(self.puzzle)
         check_columns(read_header(path), str(path), exactly=COLUMNS)
         errors = RowErrors(skip=config.on_error == "skip")
-        starts, firsts, good, ratings = [], [], [], []
+        starts, good, ratings = [], [], []
         with tqdm(total=path.stat().st_size, unit="B", unit_scale=True, delay=2, desc=f"checking {path.name}") as bar:
             for block in read_csv(path):
 
@@ -214,18 +216,18 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
 
                 columns = block.columns
                 questions, _, fine = check_boards(self.puzzle, columns["question"], columns["answer"], place, errors)
+                rating = np.full(len(block), np.nan, dtype=np.float32)
                 for index in np.flatnonzero(fine):
                     try:
-                        rating = _parse_rating(columns["rating"][index])
+                        rating[index] = _parse_rating(columns["rating"][index])
                         if config.check_unique and (count := generator.count_solutions(questions[index])) != 1:
                             raise PuzzleError(f"the question has {'more than one' if count else 'no'} solution")
                     except PuzzleError as error:
                         errors.add(f"{place(index)}: {error}", error)
                         fine[index] = False
-                    else:
-                        ratings.append(rating)
                 starts.append((block.first, block.offset))
-                good.append(block.first - 1 + np.flatnonzero(fine))
+                good.append((block.first - 1 + np.flatnonzero(fine)).astype(np.int32))
+                ratings.append(rating[fine])
                 bar.update(block.offset - bar.n)
             bar.update(path.stat().st_size - bar.n)
         return self._choose(split, path, starts, good, ratings, errors)
@@ -233,8 +235,8 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
     def _choose(self, split: str, path: Path, starts: list, good: list, ratings: list, errors: RowErrors) -> Plan:
         """Applies the least difficulty to the good rows, then draws the subset."""
         config = self.config
-        rows = np.concatenate([np.empty(0, dtype=np.int64), *good])
-        rating = np.array(ratings, dtype=np.float32)
+        rows = np.concatenate([np.empty(0, dtype=np.int32), *good])
+        rating = np.concatenate([np.empty(0, dtype=np.float32), *ratings])
         if config.min_difficulty is not None:
             hard = rating >= config.min_difficulty
             rows, rating = rows[hard], rating[hard]

@@ -90,7 +90,7 @@ def draw_difficulty(path: Path, builder: PuzzleBuilder) -> None:
     least = min(float(plan.ratings.min()) for plan in builder.plans.values())
     # Ratings of hard Sudokus spread over decades, path lengths do not.
     spread = most > 20 * (least + 1)
-    edges = np.geomspace(1, most + 2, 40) - 1 if spread else np.linspace(least, most + 1, 40)
+    edges = np.unique(np.geomspace(1, most + 2, 40).astype(int)) - 1.5 if spread else np.linspace(least, most + 1, 40)
     for split, plan in builder.plans.items():
         weights = np.full(len(plan.ratings), 100 / len(plan.ratings))
         axes.hist(plan.ratings, edges, weights=weights, histtype="step", label=f"{split} ({len(plan.ratings):,})")

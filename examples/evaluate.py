@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from air_hf.data import DataError, load_puzzles
+from air_hf.data import DataError, load_published, load_puzzles
 from air_hf.evaluation import evaluate_model
 from air_hf.hub import CheckpointError, load_model, training_facts
 
@@ -17,7 +17,10 @@ from air_hf.hub import CheckpointError, load_model, training_facts
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
-    parser.add_argument("--data", required=True, help="CSV file, or folder with test.csv")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help="CSV file, or folder with test.csv")
+    source.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`; its test split")
+    parser.add_argument("--dataset_config", help="configuration of the data set (default: its default one)")
     parser.add_argument("--limit", type=int, help="score a random sample of this many puzzles")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
@@ -28,7 +31,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         model = load_model(args.checkpoint, dtype=args.dtype).to(args.device)
-        puzzles = load_puzzles(args.data, model.config.puzzle, split="test")
+        if args.dataset:
+            puzzles = load_published(args.dataset, args.dataset_config, "test", puzzle=model.config.puzzle)
+        else:
+            puzzles = load_puzzles(args.data, model.config.puzzle, split="test")
         if args.limit is not None:
             puzzles = puzzles.sample(args.limit, args.seed)
         trained = training_facts(args.checkpoint)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 
 from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
-from air_hf.data import PuzzleSet, PuzzleStream, load_puzzles
+from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.training import (
     Trainer,
@@ -31,8 +31,14 @@ from air_hf.training import (
 
 def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:
     """Train and test puzzles, sampled as the recipe asks."""
-    train_set = load_puzzles(args.train_data, args.puzzle, split="train")
-    test_set = load_puzzles(args.test_data, train_set.puzzle, split="test")
+    if args.dataset:
+        train_set = load_published(args.dataset, args.dataset_config, "train", args.dataset_revision, args.puzzle)
+    else:
+        train_set = load_puzzles(args.train_data, args.puzzle, split="train")
+    if args.test_data:
+        test_set = load_puzzles(args.test_data, train_set.puzzle, split="test")
+    else:
+        test_set = load_published(args.dataset, args.dataset_config, "test", args.dataset_revision, train_set.puzzle)
     if args.train_limit:
         train_set = train_set.sample(args.train_limit, args.data_seed)
     if args.eval_limit:
@@ -172,6 +178,7 @@ def main() -> None:
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
         trainer = make_trainer(args, config, accelerator)
+        stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
         if accelerator.is_main_process:
             prepare_output(args, trainer.step)
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
@@ -185,7 +192,6 @@ def main() -> None:
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
         f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
     )
-    stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment)
     evaluation = train(trainer, stream, test_set)
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {Path(args.output_dir) / 'checkpoint'}")

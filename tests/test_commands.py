@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from air_hf.dataset_builders.generate import main as generate
+from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.puzzles import get_puzzle
 from air_hf.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,8 @@ def train(data, output, *words, check=True, launcher=()):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    generate(["--puzzle", "sudoku-4x4", "--train", "60", "--test", "20", "--output", str(folder), "--workers", "1"])
+    puzzle = get_puzzle("sudoku-4x4")
+    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
     return folder
 
 
@@ -163,7 +165,7 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
             ["--mixer", "attention", "--num_attention_heads", "5"],
             "num_attention_heads (5) does not divide hidden_size (32)",
         ),
-        (["--train_limit", "1000"], "a sample of 1000 puzzles was asked for; there are 60"),
+        (["--train_limit", "1000"], "a subset of 1000 puzzles was asked for; there are 60"),
         (["--attention", "flash_attention_2"], "FlashAttention2"),
         (["--resume_from", "nowhere"], "nowhere/training_state/state.json does not exist"),
     ],

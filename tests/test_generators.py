@@ -3,38 +3,31 @@
 import csv
 import itertools
 
+import exact_cover
 import numpy as np
 import pytest
 
+from air_hf.cli import main
 from air_hf.data import load_puzzles
-from air_hf.dataset_builders.generate import generate_split, main, make_generator
+from air_hf.dataset_builders.canonical import canonical_form
+from air_hf.dataset_builders.generate import generate_split, make_generator
 from air_hf.dataset_builders.sudoku_generator import SudokuGenerator
 from air_hf.puzzles import PuzzleError, get_puzzle
 from air_hf.puzzles.sudoku import BLANK
 
 
 def count_solutions(puzzle, board, limit=2) -> int:
-    """Plain backtracking over the first blank cell, apart from the generator's exact cover."""
-    blanks = np.flatnonzero(board == BLANK)
-    if not len(blanks):
-        return 1
-    best, choices = None, None
-    for cell in blanks:
-        mates = (puzzle.units == puzzle.units[:, [cell]]).any(0)
-        free = set(range(2, puzzle.vocab_size)) - set(board[mates].tolist())
-        if best is None or len(free) < len(choices):
-            best, choices = cell, free
-    total = 0
-    for digit in choices:
-        board[best] = digit
-        total += count_solutions(puzzle, board, limit - total)
-        board[best] = BLANK
-        if total >= limit:
-            break
-    return total
+    """By an exact-cover library in C, apart from the generator's solver."""
+    n = puzzle.n
+    cell, digit = (index.reshape(-1) for index in np.mgrid[: n * n, :n])
+    covers = [cell, *(n * n * (kind + 1) + puzzle.units[kind][cell] * n + digit for kind in range(3))]
+    options = np.zeros((n**3, 4 * n * n), dtype=bool)
+    options[np.arange(n**3)[:, None], np.stack(covers, axis=1)] = True
+    allowed = (board[cell] == BLANK) | (board[cell] == digit + BLANK + 1)
+    return len(exact_cover.get_all_solutions(options[allowed], max_count=limit))
 
 
-@pytest.mark.parametrize(("n", "count"), [(4, 30), (6, 15), (9, 3)])
+@pytest.mark.parametrize(("n", "count"), [(4, 30), (6, 15), (9, 8)])
 def test_minimal_sudokus(n, count):
     puzzle = get_puzzle(f"sudoku-{n}x{n}")
     questions, answers = SudokuGenerator(puzzle).draw(count, np.random.default_rng(n))
@@ -109,8 +102,15 @@ def test_disjoint_by_brute_force():
             assert (image.T if flip else image).tobytes() not in train
 
 
+def generate(*words) -> int:
+    """`air-hf data generate`; its exit status."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "generate", *map(str, words)])
+    return stopped.value.code
+
+
 def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
-    main(["--puzzle", "sudoku-6x6", "--train", "20", "--test", "5", "--output", str(tmp_path), "--clues", "14"])
+    assert generate("--puzzle", "sudoku-6x6", "--train", 20, "--test", 5, "--output", tmp_path, "--clues", 14) == 0
     assert "20 train and 5 test puzzles of sudoku-6x6" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test.csv", "train.csv"]
     assert len(load_puzzles(tmp_path, split="train")) == 20
@@ -131,7 +131,9 @@ def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
         ),
         ("maze-5x5", ["--wall_share", "1.5"], "wall_share is 1.5"),
         ("maze-5x5", ["--clues", "5"], "clues is no option of maze puzzles; these take min_path_cells, wall_share"),
-        ("sudoku-16x16", [], "sudoku-16x16 puzzles cannot be generated; sizes are [4, 6, 9]"),
+        ("maze-5x5", ["--min_rating", "5"], "min_rating is no option of maze puzzles"),
+        ("sudoku-16x16", ["--clues", "54"], "a sudoku-16x16 puzzle with one solution has 55 to 256 clues"),
+        ("sudoku-4x4", ["--min_rating", "-1"], "min_rating is -1; dead ends cannot be negative"),
         ("sudoku-4x4", ["--train", "-5"], "train is -5; it must be at least 1"),
         ("sudoku-4x4", ["--test", "0"], "test is 0; it must be at least 1"),
         ("sudoku-4x4", ["--workers", "-1"], "workers is -1; it must be at least 1"),
@@ -139,10 +141,15 @@ def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
     ],
 )
 def test_impossible_requests(puzzle, options, message, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--puzzle", puzzle, "--train", "4", "--test", "2", "--output", str(tmp_path / "data"), *options])
+    assert generate("--puzzle", puzzle, "--train", 4, "--test", 2, "--output", tmp_path / "data", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+def test_no_puzzle_so_hard(monkeypatch):
+    monkeypatch.setattr("air_hf.dataset_builders.sudoku_generator._ATTEMPTS", 20)
+    with pytest.raises(PuzzleError, match="no puzzle with clues minimal and a rating of at least 9 in 20 random grids"):
+        SudokuGenerator(get_puzzle("sudoku-4x4"), min_rating=9).draw(1, np.random.default_rng(0))
 
 
 def test_more_puzzles_than_there_are():
@@ -150,10 +157,65 @@ def test_more_puzzles_than_there_are():
         generate_split(get_puzzle("maze-2x2"), 1000, 10, workers=1)
 
 
-def test_backtracks():
+def test_ratings_and_solution_counts():
     puzzle = get_puzzle("sudoku-9x9")
     generator = SudokuGenerator(puzzle)
     easy = puzzle.parse("534678912672195348198342567859761423426853791713924856961537284287419635345286..9")
-    hard = puzzle.parse("..............3.85..1.2.......5.7.....4...1...9.......5......73..2.1........4...9")
-    assert generator.count_backtracks(easy) == 0
-    assert generator.count_backtracks(hard) > 100
+    hard = puzzle.parse("8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..")
+    contradictory = puzzle.parse("11" + "." * 79)
+    assert generator.rate(easy) == 0
+    assert generator.rate(hard) > 10
+    counts = [generator.count_solutions(board) for board in (easy, hard, contradictory, np.full(81, BLANK, np.uint8))]
+    assert counts == [1, 1, 0, 2]
+    for question in SudokuGenerator(puzzle, min_rating=3).draw(10, np.random.default_rng(0))[0]:
+        assert generator.rate(question) >= 3
+        assert count_solutions(puzzle, question) == 1
+
+
+@pytest.mark.parametrize("n", [6, 9])
+def test_solver_against_exact_cover(n):
+    """With and without clues taken away: many solutions, or one."""
+    puzzle, rng = get_puzzle(f"sudoku-{n}x{n}"), np.random.default_rng(n)
+    generator = SudokuGenerator(puzzle)
+    counts = []
+    for question in generator.draw(12, rng)[0]:
+        question[rng.choice(np.flatnonzero(question > BLANK), size=int(rng.integers(3)), replace=False)] = BLANK
+        counts.append(count_solutions(puzzle, question, limit=50))
+        assert generator.count_solutions(question, limit=50) == counts[-1]
+    assert 1 in counts
+    assert max(counts) > 1
+
+
+def test_16x16():
+    puzzle = get_puzzle("sudoku-16x16")
+    generator = SudokuGenerator(puzzle)
+    questions, answers = generator.draw(3, np.random.default_rng(0))
+    assert puzzle.is_solution(questions, answers).all()
+    assert ((questions > BLANK).sum(1) < 120).all()
+    assert [generator.count_solutions(question) for question in questions] == [1, 1, 1]
+
+
+def test_shortest_path_counts():
+    puzzle = get_puzzle("maze-3x3")
+    generator = make_generator(puzzle)
+    counts = {"S       G": 6, "S # # # G": 0, "S##   ##G": 1, "SG       ": 1, "S # #   G": 1, "S   #   G": 2}
+    for board, count in counts.items():
+        assert generator.count_solutions(puzzle.parse(board), limit=9) == count, board
+
+
+@pytest.mark.parametrize(("n", "count"), [(4, 12), (6, 12), (9, 3)])
+def test_canonical_form(n, count):
+    """One board for all images, another for another puzzle; and a generated split shares none."""
+    puzzle, rng = get_puzzle(f"sudoku-{n}x{n}"), np.random.default_rng(1)
+    split = generate_split(puzzle, count, count, seed=n, workers=1)
+    train, test = split["train"][0], split["test"][0]
+    images = puzzle.random_symmetries(count, rng).apply(train)
+    forms = [{canonical_form(puzzle, board).tobytes() for board in boards} for boards in (train, images, test)]
+    assert forms[0] == forms[1]
+    assert not forms[0] & forms[2]
+    assert all(
+        canonical_form(puzzle, puzzle.parse(puzzle.format(np.frombuffer(form, np.uint8)))).tobytes() == form
+        for form in forms[0]
+    )
+    with pytest.raises(PuzzleError, match="the largest board is 9x9"):
+        canonical_form(get_puzzle("sudoku-16x16"), np.ones(256, np.uint8))

@@ -59,8 +59,9 @@ class Puzzle(ABC):
         board = np.array([self._ids.get(symbol, PADDING) for symbol in cells], dtype=np.uint8)
         if not board.all():
             cell = int(np.flatnonzero(board == PADDING)[0])
+            known = "".join(self._ids)
             raise PuzzleError(
-                f"{self.name}: unknown symbol {cells[cell]!r} in {self.place(cell)}; expected one of {''.join(self._ids)!r}"
+                f"{self.name}: unknown symbol {cells[cell]!r} in {self.place(cell)}; expected one of {known!r}"
             )
         return board
 

@@ -28,11 +28,17 @@ class TrainingArguments:
     variant: str = _arg("Lx_H", "variant name, e.g. Lx_H, hrm, trm-mlp; any field of AIRConfig can be set beside it")
     train_data: str | None = _arg(None, "CSV file, or folder with train.csv")
     test_data: str | None = _arg(None, "CSV file, or folder with test.csv (default: train_data, where it is a folder)")
+    dataset: str | None = _arg(None, "data set on the Hub, or a folder of `air-hf data build`, instead of CSV files")
+    dataset_config: str | None = _arg(None, "its configuration, e.g. 1k (default: its default one)")
+    dataset_revision: str | None = _arg(None, "its branch, tag or commit (default: main)")
     puzzle: str | None = _arg(None, "what the boards are, e.g. sudoku-9x9 (default: read off the first board)")
     train_limit: int = _arg(0, "train on a random sample of this many puzzles, drawn with data_seed; 0 for all")
     eval_limit: int = _arg(0, "evaluate on a random sample of this many puzzles, drawn with data_seed; 0 for all")
     data_seed: int = _arg(0, "seed of the samples, apart from `seed` so that runs with other seeds share their data")
     augment: bool = _arg(True, "apply a random symmetry to every puzzle each time it is drawn")
+    images_per_puzzle: int = _arg(
+        0, "draw that symmetry from so many fixed images of the puzzle, itself included; 0 for the whole group"
+    )
     output_dir: str = _arg("runs/air", "folder for the checkpoint, the metrics and the evaluation")
     resume_from: str | None = _arg(None, "checkpoint folder of an unfinished run of the same recipe")
     max_steps: int = _arg(10_000, "training steps: one segment of every slot each")
@@ -69,7 +75,8 @@ class TrainingArguments:
     def __post_init__(self):
         positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every")
         not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
-                        "save_every", "seed", "data_seed", "train_limit", "eval_limit")  # fmt: skip
+                        "save_every", "seed", "data_seed", "train_limit", "eval_limit",
+                        "images_per_puzzle")  # fmt: skip
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")
@@ -140,13 +147,27 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
         parser.error(str(error))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if arguments.train_data is None:
-        parser.error("train_data is missing: a CSV file, or a folder with train.csv")
-    if arguments.test_data is None:
-        if not Path(arguments.train_data).is_dir():
-            parser.error(f"test_data is missing, and train_data ({arguments.train_data}) is not a folder with test.csv")
+    problem = _data_problem(arguments)
+    if problem:
+        parser.error(problem)
+    if arguments.train_data and arguments.test_data is None:
         arguments.test_data = arguments.train_data
     return arguments, {name: value for name, value in vars(model).items() if value is not None}
+
+
+def _data_problem(arguments: TrainingArguments) -> str | None:
+    """What is wrong with where the puzzles shall come from, if anything."""
+    train_data, test_data = arguments.train_data, arguments.test_data
+    if arguments.dataset:
+        if train_data:
+            return f"both train_data ({train_data}) and dataset ({arguments.dataset}) are given; choose one"
+    elif train_data is None:
+        return "train_data is missing: a CSV file, or a folder with train.csv; or name a dataset on the Hub"
+    elif test_data is None and not Path(train_data).is_dir():
+        return f"test_data is missing, and train_data ({train_data}) is not a folder with test.csv"
+    if arguments.images_per_puzzle and not arguments.augment:
+        return f"images_per_puzzle is {arguments.images_per_puzzle}, but augment is off"
+    return None
 
 
 def _read_recipe(path: Path, parser: argparse.ArgumentParser) -> list[str]:

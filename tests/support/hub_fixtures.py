@@ -7,6 +7,7 @@ from unittest import mock
 
 import huggingface_hub
 import pytest
+
 from support.hub_server import Account, HubServer
 
 # alice comes first: hers is the token of hub.environment(home).
@@ -14,6 +15,7 @@ TOKENS = {
     "hf_alice": Account("alice", orgs=("puzzles",)),
     "hf_alice_reads": Account("alice", role="read", orgs=("puzzles",)),
     "hf_bob": Account("bob"),
+    "hf_sapient": Account("sapientinc"),
 }
 
 
@@ -31,6 +33,8 @@ class ClientError(Exception):
 
 class Client:
     """The functions of huggingface_hub, called in another process: `client.create_repo("alice/model")`."""
+
+    Error = ClientError
 
     def __init__(self, pool: ProcessPoolExecutor):
         self._pool = pool

@@ -78,7 +78,7 @@ class Request:
 
 @dataclass
 class Fault:
-    """Strikes matching requests number `index` (from 0) to `index + times - 1`; `times=math.inf` is for ever.
+    """Strikes `times` of the matching requests (`math.inf`: all), from number `index` on, counted from its injection.
 
     status:          answers `status` (with Retry-After if given) instead of doing what was asked
     slow:            waits `seconds`, then serves
@@ -860,6 +860,9 @@ class HubServer:
     def count(self, kind: str) -> int:
         return sum(request.kind == kind for request in self.requests)
 
+    def exists(self, repo_type: str, repo_id: str) -> bool:
+        return Repo(self.folder, f"{repo_type}s", repo_id).settings is not None
+
     def head(self, repo_type: str, repo_id: str, revision: str = "main") -> str:
         return self._commit(repo_type, repo_id, revision).sha
 
@@ -872,7 +875,8 @@ class HubServer:
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
         """The environment of a process that knows this Hub and no other, by default with the first of the tokens."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        others = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         token = token or next(iter(self.tokens))
         return inherited | {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": token,
                             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip

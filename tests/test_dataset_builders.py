@@ -1,0 +1,320 @@
+"""The data set builders: what they hold, that they can be built again, and what they say to bad files."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from air_hf.cli import main
+from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
+from air_hf.dataset_builders.builders import MazeHard, SudokuExtreme
+from air_hf.dataset_builders.folder import build_folder, check_folder
+from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.puzzles import get_puzzle
+from air_hf.puzzles.augmentation import FixedImages
+from air_hf.puzzles.reading import DataError
+
+HEADER = "source,question,answer,rating\n"
+GOOD = "x,1...............,1234341221434321,0\n"
+
+
+@pytest.fixture(scope="module")
+def sudokus(tmp_path_factory) -> Path:
+    """60 train and 20 test 9x9 puzzles as CSV."""
+    folder, puzzle = tmp_path_factory.mktemp("sudoku"), get_puzzle("sudoku-9x9")
+    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mazes(tmp_path_factory) -> Path:
+    """12 train and 4 test 6x6 mazes as CSV."""
+    folder, puzzle = tmp_path_factory.mktemp("maze"), get_puzzle("maze-6x6")
+    write_split(folder, puzzle, generate_split(puzzle, 12, 4, workers=1, min_path_cells=5), 0, {})
+    return folder
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Builds a configuration from CSV files, apart from the cache of this machine."""
+
+    def make(family, config, path, **overrides):
+        builder = family(config, source="csv", path=str(path), cache_dir=str(tmp_path / "cache"), **overrides)
+        builder.download_and_prepare()
+        return builder
+
+    return make
+
+
+def read_rows(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def command(*words) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+def test_full_holds_every_row(build, sudokus):
+    built = build(SudokuExtreme, "full", sudokus).as_dataset()
+    puzzle = get_puzzle("sudoku-9x9")
+    for split in ("train", "test"):
+        rows = read_rows(sudokus / f"{split}.csv")
+        assert len(built[split]) == len(rows)
+        for made, row in zip(built[split], rows, strict=True):
+            assert [made[name] for name in ("source", "question", "answer")] == [
+                row[name] for name in ("source", "question", "answer")
+            ]
+            assert made["rating"] == float(row["rating"])
+            assert made["input_ids"] == puzzle.parse(row["question"]).tolist()
+            assert made["labels"] == puzzle.parse(row["answer"]).tolist()
+    assert built["train"].features["input_ids"].length == 81
+    assert built["train"].with_format("torch")[0]["labels"].tolist() == made_ids(built["train"][0]["answer"])
+
+
+def made_ids(answer: str) -> list[int]:
+    return [int(digit) + 1 for digit in answer]
+
+
+def test_subset_and_images(build, sudokus, tmp_path):
+    builder = build(SudokuExtreme, "1k-aug-1000", sudokus, subsample_size=5, images_per_puzzle=11, seed=3)
+    assert builder.split_sizes() == {"train": 55, "test": 20}
+    train = builder.as_dataset("train")
+    rows, facts = read_rows(sudokus / "train.csv"), builder.facts["splits"]["train"]
+    assert len(train) == 55
+    assert facts["rows_of_file"] == sorted(set(facts["rows_of_file"]))
+    assert [train[11 * i]["question"] for i in range(5)] == [rows[row]["question"] for row in facts["rows_of_file"]]
+    puzzle = get_puzzle("sudoku-9x9")
+    questions, answers = (np.array(train[name], dtype=np.uint8) for name in ("input_ids", "labels"))
+    assert puzzle.is_solution(questions, answers).all()
+    keys = puzzle.class_keys(questions).reshape(5, 11)
+    assert (keys == keys[:, :1]).all()
+    assert len(np.unique(questions, axis=0)) == 55
+    # The subset of a seed is the one that training samples with it.
+    sampled = load_puzzles(sudokus / "train.csv").sample(5, 3)
+    assert [puzzle.format(board) for board in sampled.questions] == [train[11 * i]["question"] for i in range(5)]
+    assert builder.facts["source"]["files"]["train"]["sha256"] == (
+        hashlib.sha256((sudokus / "train.csv").read_bytes()).hexdigest()
+    )
+    assert builder.facts["encoding"] == {"padding": 0, ".": 1} | {str(digit): digit + 1 for digit in range(1, 10)}
+
+
+def test_mazes_in_all_orientations(build, mazes):
+    builder = build(MazeHard, "1k-aug-8", mazes, puzzle="maze-6x6", subsample_size=12)
+    train = builder.as_dataset("train")
+    assert len(train) == 96
+    for first in range(0, 96, 8):
+        images = {question for question in train[first : first + 8]["question"]}
+        board = np.array(list(train[first]["question"])).reshape(6, 6)
+        square = {"".join(np.rot90(b, k).reshape(-1)) for b in (board, board.T) for k in range(4)}
+        assert images == square
+        assert len(images) == 8
+
+
+def test_number_of_processes_makes_no_difference(sudokus, tmp_path, monkeypatch):
+    """Blocks of 7 rows, so that there is something to share out."""
+    monkeypatch.setattr("air_hf.puzzles.reading.BLOCK_ROWS", 7)
+    monkeypatch.setattr("air_hf.dataset_builders.builders._TABLE_ROWS", 5)
+    digests = []
+    for num_proc in (None, 2):
+        builder = SudokuExtreme("full", source="csv", path=str(sudokus), cache_dir=str(tmp_path / f"cache{num_proc}"))
+        facts = build_folder([builder], tmp_path / f"built{num_proc}", "unknown", num_proc)
+        digests.append({split: info["sha256"] for split, info in facts["full"]["splits"].items()})
+        lines = "".join(f"{row['question']},{row['answer']}\n" for row in read_rows(sudokus / "train.csv"))
+        assert digests[-1]["train"] == hashlib.sha256(lines.encode()).hexdigest()
+    assert digests[0] == digests[1]
+    assert len(list((tmp_path / "built2" / "data" / "full").iterdir())) == 4
+
+
+def test_least_difficulty(build, sudokus):
+    ratings = {
+        split: [float(row["rating"]) for row in read_rows(sudokus / f"{split}.csv")] for split in ("train", "test")
+    }
+    builder = build(SudokuExtreme, "full", sudokus, min_difficulty=2)
+    assert builder.split_sizes() == {split: sum(rating >= 2 for rating in values) for split, values in ratings.items()}
+    assert min(builder.as_dataset("train")["rating"]) >= 2
+    with pytest.raises(DataError, match=r"train\.csv holds no puzzles with a rating of at least 1000000"):
+        build(SudokuExtreme, "full", sudokus, min_difficulty=1_000_000)
+
+
+def test_a_changed_file_is_another_data_set(build, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(HEADER + GOOD)
+    assert len(build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4").as_dataset("train")) == 1
+    (tmp_path / "train.csv").write_text(HEADER + GOOD + GOOD.replace("1....", "12..."))
+    assert len(build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4").as_dataset("train")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "skipped"),
+    [
+        ("", r"train\.csv is empty; expected a header with the columns source, question, answer, rating", None),
+        (HEADER, r"train\.csv holds no puzzles", None),
+        (b"\x89PNG\r\n\x1a\n\x00", r"train\.csv, header: not UTF-8 text", None),
+        ("question,answer,rating\n1,1,0\n", r"train\.csv: column source is missing", None),
+        (HEADER.replace("rating", "rating,note") + GOOD, r"train\.csv: column note is not expected", None),
+        (HEADER + GOOD + "x,1,2,3,4\n", r"train\.csv, row 2: 5 fields, but the header has 4", None),
+        (HEADER + GOOD + GOOD.replace("1....", "1..."), r"train\.csv, row 2, question: .*15 symbols, expected 16", 1),
+        (HEADER + GOOD + GOOD.replace("1....", "1..Z."), r"train\.csv, row 2, question: .*unknown symbol 'Z'", 1),
+        (HEADER + GOOD + GOOD.replace("1....", "2...."), r"train\.csv, row 2, answer: .*but the question gives 2", 1),
+        (HEADER + GOOD + GOOD.replace(",0\n", ",hard\n"), r"train\.csv, row 2: rating is 'hard'; expected a number", 1),
+        (HEADER + GOOD + "x,1...\n", r"train\.csv, row 2, question: .*symbols, expected 16", 1),
+    ],
+)
+def test_bad_files(build, tmp_path, content, message, skipped):
+    (tmp_path / "train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "test.csv").write_text(HEADER + GOOD)
+    with pytest.raises(DataError, match=message):
+        build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4")
+    if skipped is None:
+        with pytest.raises(DataError, match=message):
+            build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4", on_error="skip")
+    else:
+        builder = build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4", on_error="skip")
+        facts = builder.facts["splits"]["train"]
+        assert (facts["skipped"], facts["num_rows"]) == (skipped, 1)
+        assert "row 2" in facts["skipped_because"][0]
+        assert builder.as_dataset("train")["question"][:] == ["1..............."]
+
+
+def test_byte_order_mark_crlf_and_quotes_change_nothing(build, tmp_path):
+    content = (HEADER + '"x","1...............",1234341221434321,0\n').replace("\n", "\r\n").encode()
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + content)
+    (tmp_path / "test.csv").write_text(HEADER + GOOD)
+    built = build(SudokuExtreme, "full", tmp_path, puzzle="sudoku-4x4").as_dataset()
+    assert built["train"][0] == built["test"][0]
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "puzzle", "row"),
+    [
+        (SudokuExtreme, "full", "sudoku-4x4", GOOD),
+        (MazeHard, "1k", "maze-3x3", "x,S   #   G,Soo #o  G,4\n"),
+    ],
+)
+def test_uniqueness_on_request(build, tmp_path, family, config, puzzle, row):
+    """One clue has many solutions; a maze may have two shortest paths."""
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(HEADER + row)
+    assert len(build(family, config, tmp_path, puzzle=puzzle, subsample_size=1).as_dataset("train")) == 1
+    with pytest.raises(DataError, match=r"train\.csv, row 1: the question has more than one solution"):
+        build(family, config, tmp_path, puzzle=puzzle, subsample_size=1, check_unique=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--configs", "2k"], "unknown configuration 2k; sudoku has full, 1k, 1k-aug-1000"),
+        (["--configs", "1k"], r"train.csv: a subset of 1000 puzzles was asked for; there are 60"),
+        (["--configs", "1k", "--subsample_size", "0"], "subsample_size is 0; it must be at least 1"),
+        (["--configs", "full", "--clues", "30"], "generator options ['clues'] mean nothing with source 'csv'"),
+        (["--configs", "full", "--path", "nowhere"], "nowhere/train.csv does not exist; expected a CSV file"),
+        (["--configs", "full", "--puzzle", "sudoku-6x6"], "the board has 81 symbols, expected 36"),
+    ],
+)
+def test_impossible_builds(sudokus, tmp_path, capsys, words, message):
+    status = command("data", "build", "sudoku", "--source", "csv", "--path", sudokus, "--output", tmp_path / "built",
+                     "--cache_dir", tmp_path / "cache", *words)  # fmt: skip
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("built")]
+
+
+def test_build_command_and_what_it_leaves(sudokus, tmp_path, capsys):
+    folder = tmp_path / "built"
+    words = ["data", "build", "sudoku", "--source", "csv", "--path", sudokus, "--output", folder,
+             "--cache_dir", tmp_path / "cache", "--subsample_size", 10, "--configs", "1k,full"]  # fmt: skip
+    assert command(*words) == 0
+    assert "sudoku-9x9 puzzles, source csv" in capsys.readouterr().out
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        "README.md", "provenance.json", "images/difficulty.png",
+        *(f"data/{config}/{split}-00000-of-00001.parquet" for config in ("1k", "full") for split in ("train", "test")),
+    }  # fmt: skip
+    assert (folder / "images" / "difficulty.png").read_bytes().startswith(b"\x89PNG")
+    first = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "hf"))
+    assert len(first) == 10  # the first configuration is the default one
+    whole = load_published(str(folder), "full", "train")
+    assert np.array_equal(whole.questions, load_puzzles(sudokus, split="train").questions)
+    with pytest.raises(DataError, match=r"built, 3k, train: .*3k.* not found"):
+        load_published(str(folder), "3k", "train")
+    card = (folder / "README.md").read_text()
+    for text in (
+        "license: unknown",
+        "10 of the 60 train puzzles (drawn with seed 0)",
+        "`full` | train | 60 | 60 | 1 |",
+    ):
+        assert text in card
+    capsys.readouterr()
+    assert command(*words) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert command("data", "info", folder, "--check") == 0
+    assert "every row is as it was built" in capsys.readouterr().out
+    facts = json.loads((folder / "provenance.json").read_text())
+    facts["full"]["splits"]["test"]["sha256"] = "0"
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"full, test: the rows have SHA-256 .* recorded is 0"):
+        check_folder(folder)
+    (folder / "data" / "1k" / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is missing"):
+        check_folder(folder)
+
+
+def test_a_failed_build_leaves_nothing(sudokus, tmp_path, monkeypatch):
+    builder = SudokuExtreme("full", source="csv", path=str(sudokus), cache_dir=str(tmp_path / "cache"))
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("air_hf.dataset_builders.folder.write_card", fail)
+    with pytest.raises(OSError, match="No space left"):
+        build_folder([builder], tmp_path / "built", "unknown")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("built")]
+
+
+def test_generated_data_sets_can_be_built_again(tmp_path, capsys):
+    outputs = []
+    for attempt in ("first", "second"):
+        words = ["data", "build", "maze", "--source", "generate", "--puzzle", "maze-6x6", "--min_path_cells", 6,
+                 "--num_train", 8, "--num_test", 4, "--subsample_size", 8, "--seed", 5,
+                 "--output", tmp_path / attempt, "--cache_dir", tmp_path / f"cache-{attempt}"]  # fmt: skip
+        assert command(*words) == 0
+        outputs.append((tmp_path / attempt / "provenance.json").read_text())
+    assert outputs[0] == outputs[1]
+    facts = json.loads(outputs[0])["1k-aug-8"]
+    assert facts["splits"]["train"]["num_rows"] == 64
+    assert facts["test_puzzles_with_a_class_in_train"] == 0
+    assert "license: apache-2.0" in (tmp_path / "first" / "README.md").read_text()
+
+
+def test_fixed_images():
+    puzzle, rng = get_puzzle("sudoku-9x9"), np.random.default_rng(0)
+    images = FixedImages(puzzle, 50, seed=1)
+    rows, numbers = np.repeat(np.arange(4), 50), np.tile(np.arange(50), 4)
+    boards = np.tile(rng.integers(1, 11, size=81).astype(np.uint8), (200, 1))
+    made = images.symmetries(rows, numbers).apply(boards)
+    assert np.array_equal(made[::50], boards[::50])  # image 0 is the puzzle
+    assert len(np.unique(made, axis=0)) == 197  # every row has images of its own
+    assert np.array_equal(FixedImages(puzzle, 50, seed=1).symmetries(rows, numbers).apply(boards), made)
+    assert not np.array_equal(FixedImages(puzzle, 50, seed=2).symmetries(rows, numbers).apply(boards), made)
+    with pytest.raises(ValueError, match="9 images of a maze-6x6 were asked for; it has 1 to 8"):
+        FixedImages(get_puzzle("maze-6x6"), 9, 0)
+    with pytest.raises(ValueError, match="0 images of a sudoku-9x9 were asked for"):
+        FixedImages(puzzle, 0, 0)
+
+
+def test_training_draws_from_fixed_images_what_the_built_set_holds(build, sudokus):
+    train = build(SudokuExtreme, "1k-aug-1000", sudokus, subsample_size=60, images_per_puzzle=4).as_dataset("train")
+    built = {tuple(ids) for ids in train["input_ids"]}
+    puzzles = load_puzzles(sudokus / "train.csv")
+    stream = PuzzleStream(puzzles, 30, seed=0, augment=True, images_per_puzzle=4)
+    drawn = {tuple(board) for step in range(20) for board in stream.batch(step)["input_ids"].tolist()}
+    assert drawn <= built
+    assert len(drawn) > 0.9 * len(built)
+    fresh = PuzzleStream(PuzzleSet(puzzles.puzzle, puzzles.questions, puzzles.answers, "x"), 30, seed=0, augment=True)
+    assert not {tuple(board) for board in fresh.batch(0)["input_ids"].tolist()} <= built

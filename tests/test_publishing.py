@@ -1,0 +1,243 @@
+"""Data sets on the Hub, with the real client against the server of support/: publish, load, train, and every fault."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from support.hub_server import Fault
+
+from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.puzzles import get_puzzle
+
+pytest_plugins = ["support.hub_fixtures"]
+ROOT = Path(__file__).parent.parent
+REPO = "puzzles/tiny-sudoku"
+LOAD = """
+import json
+from datasets import load_dataset
+rows = {split: load_dataset("puzzles/tiny-sudoku", "1k", split=split).to_list() for split in ("train", "test")}
+streamed = list(load_dataset("puzzles/tiny-sudoku", "1k", split="test", streaming=True))
+assert streamed == rows["test"], "streaming"
+print(json.dumps(rows))
+"""
+
+
+def run(hub, home, *words, token=None, check=True) -> subprocess.CompletedProcess:
+    environment = hub.environment(home, token)
+    done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    assert environment["HF_TOKEN"] not in done.stdout + done.stderr
+    return done
+
+
+def air_hf(hub, home, *words, **options) -> subprocess.CompletedProcess:
+    return run(hub, home, sys.executable, "-m", "air_hf.cli", *words, **options)
+
+
+@pytest.fixture(scope="module")
+def csv_folder(tmp_path_factory) -> Path:
+    folder, puzzle = tmp_path_factory.mktemp("csv"), get_puzzle("sudoku-4x4")
+    write_split(folder, puzzle, generate_split(puzzle, 40, 16, workers=1), 0, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with two Parquet files, a picture, a card and a JSON file, as `air-hf data build` leaves it."""
+    from air_hf.dataset_builders.builders import SudokuExtreme
+    from air_hf.dataset_builders.folder import build_folder
+
+    home = tmp_path_factory.mktemp("built")
+    options = {"puzzle": "sudoku-4x4", "num_train": 40, "num_test": 16, "subsample_size": 40, "seed": 1}
+    builder = SudokuExtreme("1k", source="generate", cache_dir=str(home / "cache"), **options)
+    build_folder([builder], home / "tiny", "apache-2.0")
+    return home / "tiny"
+
+
+def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
+    """From the Hub's own data set to ours: built at a pinned revision, published, loaded, streamed, trained on."""
+    home, folder = tmp_path / "home", tmp_path / "built"
+    with client_pool(hub, home) as pool:
+        pool.submit(upload_source, csv_folder).result()
+    commit = hub.head("dataset", "sapientinc/sudoku-extreme")
+    options = ["--configs", "1k,full", "--puzzle", "sudoku-4x4", "--subsample_size", 30, "--revision", commit[:12]]
+    air_hf(hub, home, "data", "build", "sudoku", "--source", "hub", "--output", folder, *options)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["1k"]["source"]["revision"] == commit
+
+    done = air_hf(hub, home, "data", "publish", folder, REPO)
+    assert f'datasets.load_dataset("{REPO}", "1k")' in done.stdout
+    assert published(hub, REPO) == contents(folder)
+
+    rows = json.loads(run(hub, tmp_path / "other home", sys.executable, "-c", LOAD).stdout)
+    lines = (csv_folder / "train.csv").read_text().splitlines()[1:]
+    chosen = provenance["1k"]["splits"]["train"]["rows_of_file"]
+    loaded = [f"{row['source']},{row['question']},{row['answer']},{row['rating']:g}" for row in rows["train"]]
+    assert [line.replace('"', "") for line in (lines[row] for row in chosen)] == loaded
+
+    done = air_hf(hub, tmp_path / "other home", "data", "info", REPO, "--check")
+    assert "every row is as it was built" in done.stdout
+    denied = air_hf(hub, tmp_path / "bob", "data", "info", REPO, token="hf_bob", check=False)  # it is private
+    assert denied.returncode == 2
+    assert f"{REPO}: cannot be read from the Hub" in denied.stderr
+
+    words = ["--config", "examples/configs/quickstart.yaml", "--dataset", REPO, "--dataset_config", "1k",
+             "--output_dir", tmp_path / "run", "--hidden_size", 32, "--num_attention_heads", 2, "--max_segments", 2,
+             "--num_hidden_layers", 1, "--compile", "off", "--max_steps", 2, "--warmup_steps", 1]  # fmt: skip
+    words = [sys.executable, "examples/train.py", *words]
+    recipe = (ROOT / "examples/configs/quickstart.yaml").read_text()
+    without_data = "\n".join(line for line in recipe.splitlines() if not line.startswith(("train_data", "test_data")))
+    (tmp_path / "recipe.yaml").write_text(without_data)
+    words[words.index("examples/configs/quickstart.yaml")] = tmp_path / "recipe.yaml"
+    done = run(hub, home, *words)
+    assert f"30 sudoku-4x4 puzzles of {REPO}, 1k, train" in done.stdout
+    checkpoint = tmp_path / "run" / "checkpoint"
+    done = run(hub, home, sys.executable, "examples/evaluate.py", "--checkpoint", checkpoint, "--dataset", REPO)
+    assert "16 of sudoku-4x4" in done.stdout
+    assert not hub.unknown_requests
+
+
+def client_pool(hub, home) -> ProcessPoolExecutor:
+    """A process that knows this Hub; the client reads its environment when it is imported."""
+    with mock.patch.dict(os.environ, hub.environment(home), clear=True):
+        pool = ProcessPoolExecutor(1, get_context("spawn"))
+        pool.submit(os.getpid).result()  # starts it
+    return pool
+
+
+def upload_source(folder: Path) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token="hf_sapient")
+    api.create_repo("sapientinc/sudoku-extreme", repo_type="dataset")
+    for split in ("train", "test"):
+        api.upload_file(
+            repo_id="sapientinc/sudoku-extreme",
+            repo_type="dataset",
+            path_or_fileobj=folder / f"{split}.csv",
+            path_in_repo=f"{split}.csv",
+        )
+
+
+def push(folder: Path, repository: str) -> str:
+    """The commit, or what went wrong, without waiting between tries."""
+    from air_hf import hub
+
+    hub._WAITS = (0.01, 0.01)
+    try:
+        return hub.push_folder(folder, repository, "dataset")
+    except hub.PublishError as error:
+        return f"PublishError: {error}"
+
+
+FAULTS = [
+    Fault("status", status=500),
+    Fault("status", status=503, retry_after=0),
+    Fault("status", status=401),
+    Fault("status", status=409),
+    Fault("reset"),
+    Fault("reset_after"),
+    Fault("slow", seconds=0.2),
+]
+
+
+@pytest.mark.parametrize(
+    "kind", ["repo_info", "create", "validate_yaml", "preupload", "lfs_batch", "lfs_put", "commit"]
+)
+def test_every_fault_at_every_request_of_a_push(hub, built, tmp_path, kind):
+    """The repository holds its old state or its new one, the build is untouched, and the same push completes it."""
+    with client_pool(hub, tmp_path / "home") as pool:
+        for number, template in enumerate(FAULTS):
+            folder, repository = tmp_path / f"{number}", f"puzzles/set-{number}"
+            shutil.copytree(built, folder)
+            (folder / "data" / "1k" / "own.parquet").write_bytes(bytes([number]))  # something to upload every time
+            local = contents(folder)
+            fault = replace(template, match=kind)
+            hub.inject(fault)
+            first = pool.submit(push, folder, repository).result()
+            assert fault.seen, f"{kind} is no request of a push"
+            if first.startswith("PublishError"):
+                check_failure(first, hub, repository, {}, local)
+            assert not pool.submit(push, folder, repository).result().startswith("PublishError")
+            assert published(hub, repository) == local == contents(folder)
+    assert not hub.unknown_requests
+
+
+@pytest.mark.parametrize("kind", ["commit", "create"])
+def test_a_hub_that_keeps_failing(hub, built, tmp_path, kind):
+    with client_pool(hub, tmp_path / "home") as pool:
+        fault = Fault("status", kind, times=math.inf)
+        hub.inject(fault)
+        check_failure(pool.submit(push, built, REPO).result(), hub, REPO, {}, {})
+        assert fault.seen == 3
+        fault.times = 0
+        pool.submit(push, built, REPO).result()
+    assert published(hub, REPO) == contents(built)
+
+
+def check_failure(message: str, hub, repository: str, *states: dict[str, bytes]) -> None:
+    assert message.startswith("PublishError")
+    assert "the push failed" in message
+    assert "the same command again completes it" in message
+    assert "hf_alice" not in message
+    assert published(hub, repository) in states
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def published(hub, repository) -> dict[str, bytes]:
+    """What a repository holds; nothing where it does not exist yet."""
+    if not hub.exists("dataset", repository):
+        return {}
+    return {path: data for path, data in hub.files("dataset", repository).items() if path != ".gitattributes"}
+
+
+def test_both_families_to_a_hub_and_back(tmp_path):
+    """What `make hub-publish` and `make hub-load` run, in small."""
+    for words in (["publish", tmp_path, "--train", 6, "--test", 3], ["load", tmp_path]):
+        done = subprocess.run(
+            [sys.executable, "tests/support/hub_demo.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert "me/sudoku, 1k-aug-1000, train: 6,006 rows are equal" in done.stdout
+    assert "me/maze, 1k-aug-8, train: 48 rows are equal" in done.stdout
+
+
+def test_a_push_replaces_what_it_brought_before(hub, built, tmp_path):
+    with client_pool(hub, tmp_path / "home") as pool:
+        old = tmp_path / "old"
+        (old / "data" / "9k").mkdir(parents=True)
+        (old / "data" / "9k" / "train-00000-of-00001.parquet").write_bytes(b"old")
+        (old / "notes.md").write_text("kept")
+        pool.submit(push, old, REPO).result()
+        pool.submit(push, built, REPO).result()
+    files = hub.files("dataset", REPO)
+    assert "data/9k/train-00000-of-00001.parquet" not in files
+    assert files["notes.md"] == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", REPO], "nowhere has no provenance.json; expected a folder that `air-hf data build` made"),
+        (["{built}", "no name"], "'no name' is no name of a repository; expected ORG/NAME"),
+        (["{built}", "bob/set"], "bob/set: the push failed"),
+    ],
+)
+def test_impossible_pushes(hub, built, tmp_path, words, message):
+    words = [word.format(built=built) for word in words]
+    done = air_hf(hub, tmp_path / "home", "data", "publish", *words, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not hub.count("commit")
