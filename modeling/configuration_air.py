@@ -1,9 +1,26 @@
 """Configuration of the recurrent puzzle solvers AIR, HRM and TRM: every variant is a set of values of these fields."""
 
+import re
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+
+
+_LARGEST = {
+    "vocab_size": 2**20,
+    "seq_len": 2**20,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**10,
+    "expansion": 2**10,
+    "h_cycles": 2**10,
+    "l_cycles": 2**10,
+    "max_segments": 2**16,
+    "num_puzzle_ids": 2**24,
+    "prefix_len": 2**16,
+}
+_MOST_WEIGHTS = 2**34
 
 
 def _swiglu_size(hidden_size: int, expansion: float) -> int:
@@ -85,6 +102,8 @@ class AIRConfig(PreTrainedConfig):
     puzzle: str | None = None
 
     def __post_init__(self, **kwargs):
+        if "num_labels" in kwargs:  # transformers would make a name for every one of them
+            raise ValueError(f"num_labels is {kwargs['num_labels']}; a puzzle solver has no labels.")
         if self.prefix_dim is None:
             self.prefix_dim = self.hidden_size if self.prefix_len > 0 else 0
         super().__post_init__(**kwargs)
@@ -109,12 +128,31 @@ class AIRConfig(PreTrainedConfig):
         """Width of the SwiGLU over positions (`mixer="mlp"`)."""
         return _swiglu_size(self.num_network_positions, self.expansion)
 
+    @property
+    def num_weights(self) -> int:
+        """Parameters of the model, counted from the fields alone."""
+        width, feed_forward = self.hidden_size, 3 * self.hidden_size * self.intermediate_size
+        if self.mixer == "attention":
+            mixer = 4 * width**2
+        else:
+            mixer = 3 * self.num_network_positions * self.position_intermediate_size
+        networks = (1 if self.shared_network else 2) * self.num_hidden_layers * (mixer + feed_forward)
+        tables = 2 * self.vocab_size * width + self.num_puzzle_ids * self.prefix_dim
+        positions = (self.prefix_len + self.seq_len) * width if self.position_embedding == "learned" else 0
+        operator = width**2 if self.input_operator in ("linear", "tanh") else 0
+        level_tokens = 2 * width if self.level_token != "none" else 0
+        return networks + tables + positions + operator + level_tokens + 2 * width + 2
+
     def validate_architecture(self):
         """Checks across fields, run by `@strict` at construction and on save."""
         for name in ("vocab_size", "seq_len", "hidden_size", "num_hidden_layers", "num_attention_heads", "h_cycles",
                      "l_cycles", "max_segments", "num_puzzle_ids"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        # A config comes from anywhere: what is too large is refused before anything of that size is made.
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {largest}.")
         for name in ("l_injections", "h_injections"):
             if getattr(self, name) not in (0, 1, 2):
                 raise ValueError(f"{name} is {getattr(self, name)}; the input enters an update 0, 1 or 2 times.")
@@ -141,7 +179,7 @@ class AIRConfig(PreTrainedConfig):
             )
         if self.input_operator == "hadamard" and self.l_injections != 1:
             raise ValueError(f'input_operator "hadamard" multiplies once; l_injections is {self.l_injections}, not 1.')
-        if self.expansion <= 0 or self.rms_norm_eps <= 0 or self.rope_theta <= 0:
+        if not (self.expansion > 0 and self.rms_norm_eps > 0 and self.rope_theta > 0):  # NaN fails, too
             raise ValueError(
                 f"expansion ({self.expansion}), rms_norm_eps ({self.rms_norm_eps}) and rope_theta "
                 f"({self.rope_theta}) must be positive."
@@ -151,6 +189,14 @@ class AIRConfig(PreTrainedConfig):
                 f"prefix_dim ({self.prefix_dim}) must lie between 0 and prefix_len * hidden_size "
                 f"({self.prefix_len} * {self.hidden_size} = {self.prefix_len * self.hidden_size})."
             )
+        if self.num_weights > _MOST_WEIGHTS:
+            raise ValueError(f"the fields ask for {self.num_weights:,} parameters; the limit is {_MOST_WEIGHTS:,}.")
+        if self.puzzle is not None:
+            board = re.fullmatch(r"[a-z]+-(\d{1,5})x(\d{1,5})", self.puzzle)
+            if not board or int(board[1]) * int(board[2]) != self.seq_len:
+                raise ValueError(
+                    f"puzzle {self.puzzle!r} is no board of seq_len {self.seq_len} cells; expected e.g. sudoku-9x9 with 81."
+                )
         if (self.prefix_dim == 0) != (self.prefix_len == 0):
             raise ValueError(
                 f"prefix_dim ({self.prefix_dim}) and prefix_len ({self.prefix_len}) must both be 0 or not."

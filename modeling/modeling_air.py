@@ -345,7 +345,7 @@ class AIRModel(AIRPreTrainedModel):
             puzzle_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the prefix table; 0 if not given.
 
         Raises:
-            ValueError: the boards do not have the model's number of cells.
+            ValueError: the boards do not have the model's number of cells, or hold an unknown symbol.
         """
         config = self.config
         if input_ids.ndim != 2 or input_ids.shape[1] != config.seq_len:
@@ -353,6 +353,8 @@ class AIRModel(AIRPreTrainedModel):
                 f"input_ids has shape {tuple(input_ids.shape)}; this model takes (puzzles, {config.seq_len})"
                 f"{f' boards of {config.puzzle}' if config.puzzle else ''}."
             )
+        if input_ids.device.type == "cpu":  # elsewhere looking at the values would wait for the device; see `solve`
+            self.check_symbols(input_ids)
         x = self.embed_tokens(input_ids)
         if self.prefix is not None:
             if puzzle_ids is None:
@@ -370,6 +372,19 @@ class AIRModel(AIRPreTrainedModel):
         if config.h_injections:
             h_injection = config.h_injections * x
         return AIRInputs(x, l_injection, h_injection)
+
+    def check_symbols(self, input_ids: torch.LongTensor) -> None:
+        """Checks that every id is a row of the embedding table.
+
+        Raises:
+            ValueError: naming the first id that is not, as from a tokenizer of another puzzle.
+        """
+        unknown = (input_ids < 0) | (input_ids >= self.config.vocab_size)
+        if unknown.any():
+            raise ValueError(
+                f"input_ids holds the symbol {int(input_ids[unknown][0])}; this model knows 0 to "
+                f"{self.config.vocab_size - 1}{f' ({self.config.puzzle})' if self.config.puzzle else ''}."
+            )
 
     def _operator(self, x: torch.Tensor) -> torch.Tensor:
         """g(x̃) of the additive operators, (B, T, D)."""
@@ -574,11 +589,12 @@ class AIRForPuzzleSolving(AIRPreTrainedModel):
             q_halt_threshold (`float`): logits; 0 is the rule of training. Higher is slower and safer.
 
         Raises:
-            ValueError: `max_segments` below 1, or boards of another size than the model's.
+            ValueError: `max_segments` below 1, or boards of another size or with other symbols than the model's.
         """
         max_segments = self.config.max_segments if max_segments is None else max_segments
         if max_segments < 1:
             raise ValueError(f"max_segments is {max_segments}; it must be at least 1.")
+        self.model.check_symbols(input_ids)
         state = sequences = q_halt_logits = num_segments = None
         for _ in range(max_segments):
             output = self(input_ids=input_ids, puzzle_ids=puzzle_ids, state=state)

@@ -1,12 +1,13 @@
 """Configurations: every variant, every field read, every contradiction named."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from air_hf import AIRConfig, variant_config
+from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.variants import CONFIG_FIELDS, REFERENCE_NAMES, VARIANTS
 
 
@@ -64,11 +65,35 @@ def test_unknown_names_list_the_known():
         ({"l_injections": 0, "h_injections": 0}, r"are both 0; the model would never see the question"),
         ({"max_segments": 0}, r"max_segments is 0; it must be at least 1"),
         ({"expansion": 0.0}, r"expansion \(0\.0\)"),
+        ({"expansion": float("nan")}, r"expansion \(nan\)"),
+        ({"expansion": float("inf")}, r"expansion is inf; it must be at most 1024"),
+        ({"vocab_size": 10**12}, r"vocab_size is 1000000000000; it must be at most 1048576"),
+        ({"num_hidden_layers": 10**9}, r"num_hidden_layers is 1000000000; it must be at most 1024"),
+        ({"h_cycles": 10**9}, r"h_cycles is 1000000000; it must be at most 1024"),
+        ({"hidden_size": 2**16, "num_hidden_layers": 100}, r"ask for [\d,]+ parameters; the limit is 17,179,869,184"),
+        ({"num_puzzle_ids": -5}, r"num_puzzle_ids is -5; it must be at least 1"),
+        ({"puzzle": "sudoku-6x6"}, r"puzzle 'sudoku-6x6' is no board of seq_len 81 cells"),
+        ({"puzzle": "maze-9999999999x1"}, r"puzzle 'maze-9999999999x1' is no board"),
     ],
 )
 def test_impossible_configs(fields, message):
     with pytest.raises(StrictDataclassError, match=re.compile(message, re.DOTALL)):
         AIRConfig(**fields)
+
+
+def test_a_hostile_config_file_is_refused_at_once(tmp_path):
+    """transformers makes a name for each label: ten million take a minute."""
+    fields = AIRConfig().to_dict() | {"num_labels": 10**9}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="num_labels is 1000000000; a puzzle solver has no labels"):
+        AIRConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_weights_are_counted_from_the_fields(name):
+    fields = {"hidden_size": 64, "num_attention_heads": 4, "seq_len": 20, "num_puzzle_ids": 3, "num_hidden_layers": 1}
+    config = variant_config(name, vocab_size=7, **fields)
+    assert AIRForPuzzleSolving(config).num_parameters() == config.num_weights
 
 
 def test_level_token_with_any_injection_is_data():
