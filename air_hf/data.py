@@ -3,6 +3,7 @@
 Axis letters: N puzzles, B slots of a batch, S cells.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,15 @@ class PuzzleSet:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def sha256(self) -> str:
+        """SHA-256 of the lines `question,answer`, as `air-hf data build` records it for a data set."""
+        digest = hashlib.sha256()
+        for first in range(0, len(self), BLOCK_ROWS):
+            block = slice(first, first + BLOCK_ROWS)
+            questions, answers = (self.puzzle.format_all(boards[block]) for boards in (self.questions, self.answers))
+            digest.update("".join(f"{q},{a}\n" for q, a in zip(questions, answers, strict=True)).encode())
+        return digest.hexdigest()
 
     def sample(self, count: int, seed: int) -> "PuzzleSet":
         """`count` of the puzzles, drawn with `seed`, in their original order.

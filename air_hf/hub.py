@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 from air_hf.modeling import AIRForPuzzleSolving
 
 TRAINING_FACTS = "training.json"
+EVALUATION = "evaluation.json"
 # Files of an earlier push that a new one removes if it does not bring them again.
 _OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
 # What the client raises; a RuntimeError says which file of an upload failed, its cause says why.

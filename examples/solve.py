@@ -14,17 +14,7 @@ from transformers import AutoTokenizer
 from air_hf.analysis import Rollout, decode_rollout
 from air_hf.data import DataError, load_puzzles
 from air_hf.hub import CheckpointError, load_model
-from air_hf.puzzles import Puzzle
-
-
-def print_boards(puzzle: Puzzle, boards: list[tuple[str, list[str]]]) -> None:
-    """Prints titled boards side by side; `draw_text` lines may hold colours, so widths come from the plain titles."""
-    board_width = len(boards[0][1][0])
-    widths = [max(board_width, len(title)) for title, _ in boards]
-    print("    ".join(title.ljust(width) for (title, _), width in zip(boards, widths, strict=True)).rstrip())
-    for lines in zip(*(lines for _, lines in boards), strict=True):
-        padded = (line + " " * (width - board_width) for line, width in zip(lines, widths, strict=True))
-        print("    ".join(padded).rstrip())
+from air_hf.puzzles.drawing import print_boards
 
 
 def slowest_solved(rollout: Rollout, answers: np.ndarray) -> int:
@@ -62,12 +52,11 @@ def main() -> None:
         confidence = float(solution.q_halt_logits[number].sigmoid())
         print(f"\n{'solved' if error is None else 'not solved: ' + error}   (confidence {confidence:.1%})")
         print_boards(
-            puzzle,
             [
                 ("question", puzzle.draw_text(question, question)),
                 ("the model's answer", puzzle.draw_text(ours, question, answer, color)),
                 ("solution", puzzle.draw_text(answer, question)),
-            ],
+            ]
         )
     if args.picture:
         from air_hf.analysis.figures import draw_rollout  # matplotlib is needed here only

@@ -14,17 +14,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
 from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
+from air_hf.hub import training_facts
+from air_hf.publishing import BackgroundPublisher
 from air_hf.training import (
     Trainer,
     TrainingArguments,
     attention_for,
     load_checkpoint,
     parse_arguments,
+    read_curves,
+    run_facts,
     save_checkpoint,
 )
 
@@ -117,11 +122,14 @@ class Clock:
         self.started += time.monotonic() - pause
         self.last_line += time.monotonic() - pause
 
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
     def line(self, slots: float) -> dict[str, float]:
         """Minutes since the start, and the rate since the last call."""
         now, before = time.monotonic(), self.last_line
         self.last_line = now
-        return {"minutes": (now - self.started) / 60, "puzzles_per_second": slots / (now - before)}
+        return {"minutes": self.minutes(), "puzzles_per_second": slots / (now - before)}
 
 
 def append_line(path: Path, record: dict) -> None:
@@ -129,11 +137,12 @@ def append_line(path: Path, record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> EvaluationResult | None:
+def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet, facts: dict) -> EvaluationResult | None:
     """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
     args, accelerator, output = trainer.args, trainer.accelerator, Path(trainer.args.output_dir)
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
-    clock, sums, line, evaluation, done = Clock(), None, {}, None, False
+    clock, sums, line, evaluation, done, evaluations = Clock(), None, {}, None, False, 0
+    publisher = make_publisher(args, bar.write) if accelerator.is_main_process else None
     while not done:
         batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         metrics = trainer.train_step(batch)
@@ -163,21 +172,35 @@ def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet) -> Evalua
                         f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
                     )
                     append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | evaluation.to_dict())
-                save_checkpoint(trainer, output / "checkpoint", evaluation)
+                so_far = {"minutes": facts["minutes"] + clock.minutes(), "curves": read_curves(output)}
+                save_checkpoint(trainer, output / "checkpoint", evaluation, facts | so_far)
+                evaluations += evaluation_due
+                if publisher and evaluation_due and not done and args.push_every and not evaluations % args.push_every:
+                    publisher.push(output / "checkpoint")
                 accelerator.wait_for_everyone()
     bar.close()
+    if publisher:
+        publisher.finish(output / "checkpoint")
     return evaluation
+
+
+def make_publisher(args: TrainingArguments, report) -> BackgroundPublisher | None:
+    return BackgroundPublisher(args.push_to_hub, args.hub_private_repo, report) if args.push_to_hub else None
 
 
 def main() -> None:
     args, model_fields = parse_arguments(description=__doc__.splitlines()[0])
     try:
+        if args.push_to_hub:
+            validate_repo_id(args.push_to_hub)  # a typing error shall not show after hours
         train_set, test_set = load_data(args)
         puzzle = train_set.puzzle
         from_data = {"vocab_size": puzzle.vocab_size, "seq_len": puzzle.num_cells, "puzzle": puzzle.name}
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
         trainer = make_trainer(args, config, accelerator)
+        facts = run_facts(args, train_set, test_set, accelerator)
+        facts["minutes"] = training_facts(args.resume_from).get("minutes", 0.0) if args.resume_from else 0.0
         stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
         if accelerator.is_main_process:
             prepare_output(args, trainer.step)
@@ -192,7 +215,7 @@ def main() -> None:
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
         f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
     )
-    evaluation = train(trainer, stream, test_set)
+    evaluation = train(trainer, stream, test_set, facts)
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {Path(args.output_dir) / 'checkpoint'}")
     accelerator.end_training()

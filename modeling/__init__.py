@@ -1,4 +1,4 @@
-"""The files that travel to the Hub with every checkpoint: configuration and model, nothing else."""
+"""The files that travel to the Hub with every checkpoint: configuration, model and pipeline, nothing else."""
 
 from .configuration_air import AIRConfig
 from .modeling_air import (
@@ -10,6 +10,7 @@ from .modeling_air import (
     AIRSolution,
     AIRState,
 )
+from .pipeline_air import PuzzleSolvingPipeline
 
 __all__ = [
     "AIRConfig",
@@ -20,4 +21,5 @@ __all__ = [
     "AIRPuzzleSolvingOutput",
     "AIRSolution",
     "AIRState",
+    "PuzzleSolvingPipeline",
 ]

@@ -3,6 +3,7 @@
 from air_hf.training.arguments import TrainingArguments, parse_arguments
 from air_hf.training.backend import attention_for, should_compile
 from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
+from air_hf.training.facts import read_curves, run_facts
 from air_hf.training.trainer import Trainer
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "attention_for",
     "load_checkpoint",
     "parse_arguments",
+    "read_curves",
+    "run_facts",
     "save_checkpoint",
     "should_compile",
 ]

@@ -69,6 +69,9 @@ class TrainingArguments:
     eval_every: int = _arg(1000, "steps between evaluations; 0 for the end only")
     eval_batch_size: int = _arg(256, "boards at a time in evaluation")
     save_every: int = _arg(0, "steps between checkpoints; 0 for evaluations and the end only")
+    push_to_hub: str | None = _arg(None, "publish the checkpoint as this repository, ORG/NAME, at the end")
+    push_every: int = _arg(0, "evaluations between pushes in the background; 0 for the end only")
+    hub_private_repo: bool = _arg(True, "make a new repository private")
     log_every: int = _arg(50, "steps between lines of metrics.jsonl")
     seed: int = _arg(0, "weights, order of the data, symmetries and exploration")
 
@@ -76,7 +79,7 @@ class TrainingArguments:
         positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every")
         not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
                         "save_every", "seed", "data_seed", "train_limit", "eval_limit",
-                        "images_per_puzzle")  # fmt: skip
+                        "images_per_puzzle", "push_every")  # fmt: skip
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")
@@ -147,7 +150,7 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
         parser.error(str(error))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    problem = _data_problem(arguments)
+    problem = _find_problem(arguments)
     if problem:
         parser.error(problem)
     if arguments.train_data and arguments.test_data is None:
@@ -155,8 +158,8 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
     return arguments, {name: value for name, value in vars(model).items() if value is not None}
 
 
-def _data_problem(arguments: TrainingArguments) -> str | None:
-    """What is wrong with where the puzzles shall come from, if anything."""
+def _find_problem(arguments: TrainingArguments) -> str | None:
+    """What is wrong among fields that depend on one another, if anything."""
     train_data, test_data = arguments.train_data, arguments.test_data
     if arguments.dataset:
         if train_data:
@@ -165,6 +168,8 @@ def _data_problem(arguments: TrainingArguments) -> str | None:
         return "train_data is missing: a CSV file, or a folder with train.csv; or name a dataset on the Hub"
     elif test_data is None and not Path(train_data).is_dir():
         return f"test_data is missing, and train_data ({train_data}) is not a folder with test.csv"
+    if arguments.push_every and not arguments.push_to_hub:
+        return f"push_every is {arguments.push_every}, but push_to_hub names no repository"
     if arguments.images_per_puzzle and not arguments.augment:
         return f"images_per_puzzle is {arguments.images_per_puzzle}, but augment is off"
     return None

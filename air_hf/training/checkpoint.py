@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
-from air_hf.hub import TRAINING_FACTS, CheckpointError
+from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError
+from air_hf.model_card import write_model_card
 from air_hf.modeling import AIRConfig, AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
@@ -26,17 +27,21 @@ from air_hf.variants import CONFIG_FIELDS
 _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path.
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
-                "eval_limit", "test_data", "compile", "num_threads"}  # fmt: skip
+                "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
+                "hub_private_repo"}  # fmt: skip
 
 
-def save_checkpoint(trainer: Trainer, folder: str | Path, evaluation: EvaluationResult | None = None) -> None:
+def save_checkpoint(
+    trainer: Trainer, folder: str | Path, evaluation: EvaluationResult | None = None, facts: dict | None = None
+) -> None:
     """Writes the trainer's model and state; every process must call it, the main one writes.
 
     Args:
         folder (`str` or `Path`): replaced if it exists.
         evaluation ([`EvaluationResult`], *optional*): saved beside the weights.
+        facts (`dict`, *optional*): what else `training.json` shall hold, see [`run_facts`].
     """
-    tensors, facts = _training_state(trainer)
+    tensors, state = _training_state(trainer)
     if not trainer.accelerator.is_main_process:
         return
     folder = Path(folder)
@@ -49,12 +54,13 @@ def save_checkpoint(trainer: Trainer, folder: str | Path, evaluation: Evaluation
         model.save_pretrained(unfinished)
     if model.config.puzzle is not None:
         build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(unfinished)
-    _write_json(unfinished / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay})
+    _write_json(unfinished / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay} | (facts or {}))
     if evaluation is not None:
-        _write_json(unfinished / "evaluation.json", evaluation.to_dict())
+        _write_json(unfinished / EVALUATION, evaluation.to_dict())
+    write_model_card(unfinished)
     (unfinished / _STATE_FOLDER).mkdir()
     save_file(tensors, unfinished / _STATE_FOLDER / "state.safetensors")
-    _write_json(unfinished / _STATE_FOLDER / "state.json", facts)
+    _write_json(unfinished / _STATE_FOLDER / "state.json", state)
     previous = folder.with_name(f"{folder.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():

@@ -1,0 +1,63 @@
+"""What a checkpoint records of the run that made it: enough to repeat the run and to write its card."""
+
+import dataclasses
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from air_hf.data import PuzzleSet
+from air_hf.training.arguments import TrainingArguments
+
+# Where things are on one machine says nothing to another one, and may say too much.
+_PRIVATE = {"train_data", "test_data", "output_dir", "resume_from", "push_to_hub", "push_every", "hub_private_repo"}
+_LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
+_MOST_POINTS = 400
+
+
+def run_facts(
+    args: TrainingArguments, train_set: PuzzleSet, test_set: PuzzleSet, accelerator: Accelerator
+) -> dict[str, object]:
+    """What is known when a run starts: recipe, data, hardware and versions; no path of this machine."""
+    device = accelerator.device
+    if device.type == "cuda":
+        hardware = f"{torch.cuda.get_device_name(device)}"
+    else:
+        hardware = f"{device.type.upper()} ({platform.machine()}, {os.cpu_count()} cores)"
+    arguments = {name: value for name, value in dataclasses.asdict(args).items() if name not in _PRIVATE}
+    return {
+        "arguments": arguments,
+        "data": {"train": _data_facts(train_set), "test": _data_facts(test_set)},
+        "hardware": hardware,
+        "processes": accelerator.num_processes,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _data_facts(puzzles: PuzzleSet) -> dict[str, object]:
+    return {
+        "puzzle": puzzles.puzzle.name,
+        "puzzles": len(puzzles),
+        "sha256": puzzles.sha256(),
+        "example": puzzles.puzzle.format(puzzles.questions[0]),
+    }
+
+
+def read_curves(output: Path) -> dict[str, list]:
+    """The run's records, thinned: `[step, lm_loss]` and `[step, exact_accuracy, cell_accuracy]` of each evaluation."""
+    metrics, evaluations = (_read_lines(output / name) for name in ("metrics.jsonl", "evaluations.jsonl"))
+    every = -(-len(metrics) // _MOST_POINTS) or 1
+    return {
+        "loss": [[line["step"], line["lm_loss"]] for line in metrics[::every]],
+        "evaluations": [[line["step"], line["exact_accuracy"], line["cell_accuracy"]] for line in evaluations],
+    }
+
+
+def _read_lines(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
