@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(argv[:1]).command
     module = importlib.import_module(f"air_hf.commands.{name}")
-    parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name].capitalize() + ".")
+    parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     run = module.configure(parser)
     try:
         status = run(parser.parse_args(argv[1:]))

@@ -23,6 +23,10 @@ from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.hub import training_facts
 from air_hf.publishing import BackgroundPublisher
 from air_hf.training import (
+    EXIT_STATUS,
+    Interruption,
+    NonFiniteError,
+    RunFolder,
     Trainer,
     TrainingArguments,
     attention_for,
@@ -64,29 +68,28 @@ def make_accelerator(args: TrainingArguments, config: AIRConfig) -> Accelerator:
     return accelerator
 
 
-def make_trainer(args: TrainingArguments, config: AIRConfig, accelerator: Accelerator) -> Trainer:
-    """A fresh model in training, or the run that `resume_from` names."""
+def make_trainer(
+    args: TrainingArguments, config: AIRConfig, accelerator: Accelerator, checkpoint: Path | None
+) -> Trainer:
+    """A fresh model in training, or the run whose checkpoint is given."""
     set_seed(args.seed)
     model = AIRForPuzzleSolving(config)
     model.set_attn_implementation(attention_for(args.attention, accelerator.device))
     trainer = Trainer(model, args, accelerator)
-    if args.resume_from:
-        load_checkpoint(trainer, args.resume_from)
+    if checkpoint:
+        load_checkpoint(trainer, checkpoint)
     return trainer
 
 
-def prepare_output(args: TrainingArguments, step: int) -> None:
-    """Makes the folder; a run that goes on in it drops what was recorded after its checkpoint."""
-    output = Path(args.output_dir)
-    records = [output / name for name in ("metrics.jsonl", "evaluations.jsonl") if (output / name).exists()]
-    if records and not args.resume_from:
-        raise ValueError(f"{output} already holds a run; choose another output_dir, or resume_from its checkpoint")
-    output.mkdir(parents=True, exist_ok=True)
-    for path in records:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = path.with_name(f"{path.name}.part")
-        kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
-        kept.replace(path)
+def find_checkpoint(args: TrainingArguments, run: RunFolder, report) -> Path | None:
+    """What the run goes on from, None for a new one."""
+    if args.resume_from == "latest":
+        return run.latest(report)
+    if args.resume_from:
+        return Path(args.resume_from)
+    if run.holds_a_run():
+        raise ValueError(f"{run.output} already holds a run; choose another output_dir, or --resume_from latest")
+    return None
 
 
 def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult | None:
@@ -137,13 +140,16 @@ def append_line(path: Path, record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet, facts: dict) -> EvaluationResult | None:
+def train(
+    trainer: Trainer, run: RunFolder, stream: PuzzleStream, test_set: PuzzleSet, facts: dict, interruption: Interruption
+) -> EvaluationResult | None:
     """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
-    args, accelerator, output = trainer.args, trainer.accelerator, Path(trainer.args.output_dir)
+    args, accelerator, output = trainer.args, trainer.accelerator, run.output
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
     clock, sums, line, evaluation, done, evaluations = Clock(), None, {}, None, False, 0
     publisher = make_publisher(args, bar.write) if accelerator.is_main_process else None
-    while not done:
+    interrupted = False
+    while not (done or interrupted):
         batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         metrics = trainer.train_step(batch)
         sums = metrics if sums is None else {name: sums[name] + value for name, value in metrics.items()}
@@ -162,8 +168,9 @@ def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet, facts: di
             if args.max_minutes is not None:  # every process must agree to stop
                 over = torch.tensor(float(line["minutes"] >= args.max_minutes), device=accelerator.device)
                 done = done or bool(accelerator.reduce(over, reduction="sum") > 0)
-        evaluation_due = done or (args.eval_every and trainer.step % args.eval_every == 0)
-        if evaluation_due or (args.save_every and trainer.step % args.save_every == 0):
+        interrupted = not done and interruption.requested(accelerator)
+        evaluation_due = done or (args.eval_every and trainer.step % args.eval_every == 0 and not interrupted)
+        if evaluation_due or interrupted or (args.save_every and trainer.step % args.save_every == 0):
             with clock.stopped():
                 evaluation = evaluate(trainer, test_set) if evaluation_due else None
                 if evaluation is not None:
@@ -173,15 +180,23 @@ def train(trainer: Trainer, stream: PuzzleStream, test_set: PuzzleSet, facts: di
                     )
                     append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | evaluation.to_dict())
                 so_far = {"minutes": facts["minutes"] + clock.minutes(), "curves": read_curves(output)}
-                save_checkpoint(trainer, output / "checkpoint", evaluation, facts | so_far)
+                save_checkpoint(trainer, run.place(trainer.step), evaluation, facts | so_far)
+                if accelerator.is_main_process:
+                    run.adopt(trainer.step)
                 evaluations += evaluation_due
                 if publisher and evaluation_due and not done and args.push_every and not evaluations % args.push_every:
-                    publisher.push(output / "checkpoint")
+                    publisher.push(run.checkpoint)
                 accelerator.wait_for_everyone()
     bar.close()
+    if interrupted:
+        raise Interrupted(f"saved step {trainer.step} after {interruption.signal or 'a signal to another process'}")
     if publisher:
-        publisher.finish(output / "checkpoint")
+        publisher.finish(run.checkpoint)
     return evaluation
+
+
+class Interrupted(Exception):
+    """The run was told to stop, and saved itself."""
 
 
 def make_publisher(args: TrainingArguments, report) -> BackgroundPublisher | None:
@@ -198,12 +213,14 @@ def main() -> None:
         from_data = {"vocab_size": puzzle.vocab_size, "seq_len": puzzle.num_cells, "puzzle": puzzle.name}
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
-        trainer = make_trainer(args, config, accelerator)
+        run = RunFolder(args.output_dir, args.keep_checkpoints)
+        checkpoint = find_checkpoint(args, run, accelerator.print)
+        trainer = make_trainer(args, config, accelerator, checkpoint)
         facts = run_facts(args, train_set, test_set, accelerator)
-        facts["minutes"] = training_facts(args.resume_from).get("minutes", 0.0) if args.resume_from else 0.0
+        facts["minutes"] = training_facts(checkpoint).get("minutes", 0.0) if checkpoint else 0.0
         stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
         if accelerator.is_main_process:
-            prepare_output(args, trainer.step)
+            run.drop_records_after(trainer.step)
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
     except (StrictDataclassError, ValueError, ImportError) as error:
         raise SystemExit(f"train.py: error: {error}") from error
@@ -215,9 +232,16 @@ def main() -> None:
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
         f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
     )
-    evaluation = train(trainer, stream, test_set, facts)
+    try:
+        with Interruption() as interruption:
+            evaluation = train(trainer, run, stream, test_set, facts, interruption)
+    except Interrupted as reason:
+        accelerator.print(f"train.py: {reason}; go on with --resume_from latest")
+        raise SystemExit(EXIT_STATUS) from None
+    except (NonFiniteError, OSError) as error:
+        raise SystemExit(f"train.py: error: {error}") from error
     if evaluation is not None:
-        accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {Path(args.output_dir) / 'checkpoint'}")
+        accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {run.checkpoint}")
     accelerator.end_training()
 
 

@@ -4,9 +4,15 @@ from air_hf.training.arguments import TrainingArguments, parse_arguments
 from air_hf.training.backend import attention_for, should_compile
 from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.training.facts import read_curves, run_facts
-from air_hf.training.trainer import Trainer
+from air_hf.training.interruption import EXIT_STATUS, Interruption
+from air_hf.training.run_folder import RunFolder
+from air_hf.training.trainer import NonFiniteError, Trainer
 
 __all__ = [
+    "EXIT_STATUS",
+    "Interruption",
+    "NonFiniteError",
+    "RunFolder",
     "Trainer",
     "TrainingArguments",
     "attention_for",

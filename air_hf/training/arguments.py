@@ -40,7 +40,11 @@ class TrainingArguments:
         0, "draw that symmetry from so many fixed images of the puzzle, itself included; 0 for the whole group"
     )
     output_dir: str = _arg("runs/air", "folder for the checkpoint, the metrics and the evaluation")
-    resume_from: str | None = _arg(None, "checkpoint folder of an unfinished run of the same recipe")
+    resume_from: str | None = _arg(
+        None,
+        "checkpoint folder of an unfinished run of the same recipe; latest: the newest whole one of output_dir, or a "
+        "new run where there is none",
+    )
     max_steps: int = _arg(10_000, "training steps: one segment of every slot each")
     max_minutes: float | None = _arg(
         None, "stop after this many minutes of training, if max_steps are not done by then"
@@ -55,6 +59,7 @@ class TrainingArguments:
     prefix_learning_rate: float = _arg(1e-2, "sign-SGD on the prefix table")
     prefix_weight_decay: float = _arg(0.1, "sign-SGD on the prefix table, decoupled")
     halt_exploration_prob: float = _arg(0.1, "share of slots that must run a random number of segments")
+    max_skipped_steps: int = _arg(0, "steps with a gradient that is not finite to leave out before the run stops")
     ema_decay: float = _arg(0.999, "decay of the average of the weights that is evaluated and saved; 0 for none")
     mixed_precision: Literal["no", "bf16"] | None = _arg(
         None, "bf16: bfloat16 forward over float32 weights (default: as launched)"
@@ -69,6 +74,7 @@ class TrainingArguments:
     eval_every: int = _arg(1000, "steps between evaluations; 0 for the end only")
     eval_batch_size: int = _arg(256, "boards at a time in evaluation")
     save_every: int = _arg(0, "steps between checkpoints; 0 for evaluations and the end only")
+    keep_checkpoints: int = _arg(2, "checkpoints to keep, the newest; the best one is kept besides")
     push_to_hub: str | None = _arg(None, "publish the checkpoint as this repository, ORG/NAME, at the end")
     push_every: int = _arg(0, "evaluations between pushes in the background; 0 for the end only")
     hub_private_repo: bool = _arg(True, "make a new repository private")
@@ -76,10 +82,10 @@ class TrainingArguments:
     seed: int = _arg(0, "weights, order of the data, symmetries and exploration")
 
     def __post_init__(self):
-        positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every")
+        positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every", "keep_checkpoints")
         not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
                         "save_every", "seed", "data_seed", "train_limit", "eval_limit",
-                        "images_per_puzzle", "push_every")  # fmt: skip
+                        "images_per_puzzle", "push_every", "max_skipped_steps")  # fmt: skip
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}; it must be a finite number")

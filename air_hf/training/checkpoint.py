@@ -21,6 +21,7 @@ from air_hf.modeling import AIRConfig, AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.training.carry import Carry
+from air_hf.training.run_folder import check_manifest, write_manifest
 from air_hf.training.trainer import Trainer
 from air_hf.variants import CONFIG_FIELDS
 
@@ -28,7 +29,7 @@ _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path.
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
                 "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
-                "hub_private_repo"}  # fmt: skip
+                "hub_private_repo", "keep_checkpoints"}  # fmt: skip
 
 
 def save_checkpoint(
@@ -61,6 +62,7 @@ def save_checkpoint(
     (unfinished / _STATE_FOLDER).mkdir()
     save_file(tensors, unfinished / _STATE_FOLDER / "state.safetensors")
     _write_json(unfinished / _STATE_FOLDER / "state.json", state)
+    write_manifest(unfinished)
     previous = folder.with_name(f"{folder.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -89,7 +91,12 @@ def _training_state(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
         slots = {"z_h": carry.state.z_h, "z_l": carry.state.z_l, "num_segments": carry.state.num_segments}
         slots |= {"halted": carry.halted} | {f"batch.{name}": tensor for name, tensor in carry.batch.items()}
         tensors |= {f"carry.{name}": trainer.accelerator.gather(tensor) for name, tensor in slots.items()}
-    facts = {"step": trainer.step, "adam_steps": adam_steps, "arguments": dataclasses.asdict(trainer.args)}
+    facts = {
+        "step": trainer.step,
+        "skipped": trainer.skipped,
+        "adam_steps": adam_steps,
+        "arguments": dataclasses.asdict(trainer.args),
+    }
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
 
 
@@ -97,7 +104,7 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
     """Puts a trainer where [`save_checkpoint`] left another one of the same recipe.
 
     Raises:
-        CheckpointError: the folder or a file is missing, or the checkpoint is of another model or recipe.
+        CheckpointError: the folder or a file is missing or damaged, or the checkpoint is of another model or recipe.
     """
     state_folder = Path(folder) / _STATE_FOLDER
     for name in ("state.json", "state.safetensors"):
@@ -105,6 +112,7 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
             raise CheckpointError(
                 f"{state_folder / name} does not exist; expected a checkpoint folder of a training run"
             )
+    check_manifest(Path(folder))
     facts = json.loads((state_folder / "state.json").read_text(encoding="utf-8"))
     theirs = AIRConfig.from_pretrained(folder)
     saved_fields = facts["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
@@ -135,7 +143,7 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
                 "exp_avg": tensors[f"adam.{name}.exp_avg"],
                 "exp_avg_sq": tensors[f"adam.{name}.exp_avg_sq"],
             }
-    trainer.step = facts["step"]
+    trainer.step, trainer.skipped = facts["step"], facts["skipped"]
     slots = {name.removeprefix("carry."): tensor for name, tensor in tensors.items() if name.startswith("carry.")}
     if slots:
         size = len(slots["halted"]) // trainer.accelerator.num_processes

@@ -17,6 +17,10 @@ from air_hf.training.ema import EMA
 from air_hf.training.optimizers import make_optimizers, scheduled_lr
 
 
+class NonFiniteError(ArithmeticError):
+    """A gradient that is infinite or not a number; the message says at which step, rate and puzzles."""
+
+
 class Trainer:
     """A model in training: its optimisers, its EMA and the puzzles in its slots.
 
@@ -32,6 +36,7 @@ class Trainer:
         model: the bare model.
         compiled (`bool`): whether its networks are compiled.
         step (`int`): steps done.
+        skipped (`int`): steps among them whose gradient was not finite and changed nothing.
         carry ([`Carry`], *optional*): None before the first step.
     """
 
@@ -53,6 +58,7 @@ class Trainer:
         self.ema = EMA(self.model, args.ema_decay) if args.ema_decay else None
         self.carry: Carry | None = None
         self.step = 0
+        self.skipped = 0
 
     def train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Runs one segment of every slot and updates the weights.
@@ -63,16 +69,48 @@ class Trainer:
 
         Returns:
             `dict[str, torch.Tensor]`: sums over this process's slots, see [`step_metrics`].
+
+        Raises:
+            NonFiniteError: a gradient is not finite, and `max_skipped_steps` have been skipped already.
         """
         self._wrapped.train()
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
         output = self._wrapped(**carry.batch, state=carry.state)
         self.accelerator.backward(output.loss)
+        if not self._gradients_are_finite():
+            self._skip_step(carry, output)
+            return step_metrics(output, carry.batch["labels"], torch.zeros_like(carry.halted))
         self._update_weights(carry.batch["puzzle_ids"])
         halted = has_halted(self.model, output, self._least_segments(len(carry.halted)))
         self.carry = Carry(output.state, halted, carry.batch)
         return step_metrics(output, carry.batch["labels"], halted)
+
+    def _gradients_are_finite(self) -> bool:
+        """The same answer on every process: gradients are averaged over all, and one that is not finite spoils it."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+
+    def _skip_step(self, carry: Carry, output: AIRPuzzleSolvingOutput) -> None:
+        """Leaves the weights alone and gives every slot a new puzzle.
+
+        Raises:
+            NonFiniteError: `max_skipped_steps` have been skipped already.
+        """
+        self._wrapped.zero_grad(set_to_none=True)
+        if self.skipped == self.args.max_skipped_steps:
+            ids = sorted(set(carry.batch["puzzle_ids"].tolist()))
+            rate = scheduled_lr(
+                self.step + 1, self.args.learning_rate, self.args.warmup_steps, self.args.max_steps,
+                self.args.min_lr_ratio,
+            )  # fmt: skip
+            raise NonFiniteError(
+                f"step {self.step + 1}: the gradient is not finite (loss {float(output.loss):g}, learning rate {rate:g}, "
+                f"puzzle ids {ids[:20]}); {self.skipped} such steps were skipped before. The last checkpoint is good"
+            )
+        self.skipped += 1
+        self.step += 1
+        self.carry = Carry(output.state, torch.ones_like(carry.halted), carry.batch)
 
     def _update_weights(self, used_ids: torch.LongTensor) -> None:
         args = self.args

@@ -1,0 +1,127 @@
+"""A run's folder: its checkpoints, of which the last few and the best are kept, and which of them a run goes on from.
+
+checkpoints/step-00000400/   a whole checkpoint each, written beside its place and renamed
+checkpoint -> checkpoints/step-00000400     the last one
+metrics.jsonl, evaluations.jsonl            the records
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from air_hf.evaluation import EvaluationResult
+from air_hf.hub import EVALUATION, CheckpointError
+
+MANIFEST = "training_state/manifest.json"
+RECORDS = ("metrics.jsonl", "evaluations.jsonl")
+
+
+class RunFolder:
+    """Args:
+    output (`str` or `Path`): the run's folder.
+    keep (`int`): checkpoints to keep, beside the best one.
+    """
+
+    def __init__(self, output: str | Path, keep: int):
+        self.output, self.keep = Path(output), keep
+        self.checkpoint = self.output / "checkpoint"
+        self._checkpoints = self.output / "checkpoints"
+
+    def place(self, step: int) -> Path:
+        """Where the checkpoint of a step belongs."""
+        return self._checkpoints / f"step-{step:08d}"
+
+    def holds_a_run(self) -> bool:
+        return any((self.output / name).exists() for name in RECORDS) or bool(self._saved())
+
+    def _saved(self) -> list[Path]:
+        """The checkpoints, oldest first; what a killed save left unfinished has another name."""
+        folders = self._checkpoints.glob("step-*") if self._checkpoints.is_dir() else []
+        return sorted(folder for folder in folders if folder.name.removeprefix("step-").isdigit())
+
+    def latest(self, report: Callable[[str], None]) -> Path | None:
+        """The newest whole checkpoint, None if there is none; damaged ones are passed over, and `report` gets why."""
+        for folder in reversed(self._saved()):
+            try:
+                check_manifest(folder)
+            except CheckpointError as error:
+                report(f"{error}; going on from the one before")
+            else:
+                return folder
+        return None
+
+    def adopt(self, step: int) -> None:
+        """Makes the checkpoint of a step, just saved, the run's last one, and removes what need not be kept."""
+        link = self._checkpoints / ".checkpoint"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("checkpoints") / self.place(step).name, target_is_directory=True)
+        os.replace(link, self.checkpoint)
+        saved = self._saved()
+        kept = {*saved[-self.keep :], max(saved, key=_score)}
+        for folder in saved:
+            if folder not in kept:
+                shutil.rmtree(folder)
+        for unfinished in self._checkpoints.glob("*.part"):
+            shutil.rmtree(unfinished)
+
+    def drop_records_after(self, step: int) -> None:
+        """Makes the folder; a run that goes on in it drops what was recorded after its checkpoint."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        for path in (self.output / name for name in RECORDS):
+            if path.exists():
+                lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _is_whole(line)]
+                kept = path.with_name(f"{path.name}.part")
+                kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+                kept.replace(path)
+
+
+def _is_whole(line: str) -> bool:
+    return line.endswith("}\n")  # a killed run may leave half a line
+
+
+def _score(folder: Path) -> tuple[float, float, str]:
+    """What makes a checkpoint the best: exact accuracy, then cell accuracy; the last of equals."""
+    path = folder / EVALUATION
+    if not path.is_file():
+        return (-1.0, -1.0, folder.name)
+    scores = EvaluationResult(**json.loads(path.read_text(encoding="utf-8")))
+    return (scores.exact_accuracy, scores.cell_accuracy, folder.name)
+
+
+def write_manifest(folder: Path) -> None:
+    """Records the SHA-256 of every file of a checkpoint, after all of them are on the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    with open(manifest, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def check_manifest(folder: Path) -> None:
+    """Checks that a checkpoint is as it was written.
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+    try:
+        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} cannot be read") from error
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
+        if _digest(path) != digest:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is not as it was written")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
