@@ -17,8 +17,9 @@ TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
 # Files of an earlier push that a new one removes if it does not bring them again.
 _OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
-# What the client raises; a RuntimeError says which file of an upload failed, its cause says why.
-_HUB_ERRORS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, OSError)
+# What the client raises; a RuntimeError says which file of an upload failed, its cause says why; a ValueError is a card
+# whose metadata the Hub does not accept.
+_HUB_ERRORS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError)
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from air_hf.hub import TRAINING_FACTS, CheckpointError
+from air_hf.model_card import write_model_card
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle, get_puzzle
 from air_hf.tokenization import build_tokenizer
@@ -397,6 +398,7 @@ def _write_checkpoint(model: AIRForPuzzleSolving, puzzle: Puzzle | None, facts: 
         if puzzle is not None:
             build_tokenizer(puzzle).save_pretrained(unfinished)
         (unfinished / TRAINING_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_model_card(unfinished)
         unfinished.rename(output)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -49,9 +49,12 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
     output, done = trained
     assert {path.name for path in (output / "checkpoint").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "configuration_air.py",
-        "modeling_air.py", "evaluation.json", "training.json", "training_state",
+        "modeling_air.py", "pipeline_air.py", "evaluation.json", "training.json", "training_state", "README.md",
+        "images",
     }  # fmt: skip
-    assert {path.name for path in output.iterdir()} == {"checkpoint", "metrics.jsonl", "evaluations.jsonl"}
+    assert {path.name for path in output.iterdir()} == {
+        "checkpoint", "checkpoints", "metrics.jsonl", "evaluations.jsonl",
+    }  # fmt: skip
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [4, 8]
     assert all(line["lm_loss"] > 0 and line["puzzles_per_second"] > 0 for line in metrics)
@@ -116,7 +119,7 @@ def test_a_run_is_not_overwritten(trained, data):
     output, _ = trained
     before = (output / "metrics.jsonl").read_text()
     done = train(data, output, "--max_steps", "8", check=False)
-    assert f"{output} already holds a run; choose another output_dir, or resume_from" in done.stderr
+    assert f"{output} already holds a run; choose another output_dir, or --resume_from latest" in done.stderr
     assert (output / "metrics.jsonl").read_text() == before
 
 

@@ -105,8 +105,9 @@ class Trainer:
                 self.args.min_lr_ratio,
             )  # fmt: skip
             raise NonFiniteError(
-                f"step {self.step + 1}: the gradient is not finite (loss {float(output.loss):g}, learning rate {rate:g}, "
-                f"puzzle ids {ids[:20]}); {self.skipped} such steps were skipped before. The last checkpoint is good"
+                f"step {self.step + 1}: the gradient is not finite (loss {output.loss.item():g}, learning rate "
+                f"{rate:g}, puzzle ids {ids[:20]}); {self.skipped} such steps were skipped before. The last "
+                "checkpoint is good"
             )
         self.skipped += 1
         self.step += 1

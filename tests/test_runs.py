@@ -1,0 +1,214 @@
+"""Runs that are interrupted, killed, damaged or poisoned: what goes on is the same run, and what cannot says why."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from air_hf.data import PuzzleSet, PuzzleStream
+from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
+from air_hf.hub import CheckpointError
+from air_hf.puzzles import get_puzzle
+from air_hf.training import NonFiniteError, RunFolder, Trainer, TrainingArguments, save_checkpoint
+from air_hf.training.run_folder import check_manifest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--config", "examples/configs/sudoku-6x6.yaml", "--hidden_size", "32", "--num_attention_heads", "2",
+        "--num_hidden_layers", "1", "--max_segments", "3", "--compile", "off", "--num_threads", "1",
+        "--batch_size", "8", "--warmup_steps", "3", "--mixed_precision", "no", "--max_steps", "24",
+        "--save_every", "2", "--eval_every", "12", "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder, puzzle = tmp_path_factory.mktemp("data"), get_puzzle("sudoku-4x4")
+    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
+    return folder
+
+
+def command(data, output, *words) -> list[str]:
+    words = [*TINY, "--train_data", data, "--output_dir", output, *words]
+    return ["examples/train.py", *map(str, words)]
+
+
+def train_here(words: list[str]) -> None:
+    """`examples/train.py` in this process."""
+    os.chdir(ROOT)
+    sys.argv = words
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("train", ROOT / "examples" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with open(os.devnull, "w") as sys.stderr:
+        sys.stdout = sys.stderr
+        module.main()
+
+
+def start(words: list[str]) -> multiprocessing.Process:
+    """The same in a fork of this process, which has imported everything: killing it twenty times takes seconds."""
+    process = multiprocessing.get_context("fork").Process(target=train_here, args=(words,))
+    process.start()
+    return process
+
+
+def final_state(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "checkpoint" / "training_state" / "state.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = final_state(one), final_state(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    steps, scores = zip(*(read_records(run) for run in (one, other)), strict=True)
+    assert steps[0] == steps[1]
+    assert scores[0] == scores[1]
+
+
+def read_records(run: Path) -> tuple[list[int], list[dict]]:
+    """The steps that have a line of metrics, and the evaluations but for their time."""
+    metrics, evaluations = (
+        [json.loads(line) for line in (run / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "evaluations.jsonl")
+    )
+    return [line["step"] for line in metrics], [{k: v for k, v in e.items() if k != "minutes"} for e in evaluations]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """The run that nobody disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    process = start(command(data, output))
+    process.join()
+    assert process.exitcode == 0
+    return output
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(data, whole, tmp_path, kills):
+    """SIGKILL, in steps and in saves alike; each time the same command goes on, to the same weights."""
+    rng = random.Random(kills)
+    output = tmp_path / "run"
+    struck = 0
+    while struck < kills:
+        process = start(command(data, output))
+        time.sleep(rng.uniform(0.2, 1.6))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if process.exitcode == 0:  # it got to the end before it was struck: once more from the start
+            assert_same_run(output, whole)
+            output = tmp_path / f"run-{struck}"
+        else:
+            struck += 1
+    process = start(command(data, output))
+    process.join()
+    assert process.exitcode == 0
+    assert_same_run(output, whole)
+    assert not list(output.rglob("*.part"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(data, whole, tmp_path, number):
+    """The command a user types: the step ends, the run is saved, the status says so, and the run goes on."""
+    output = tmp_path / "run"
+    words = command(data, output, "--save_every", "0")
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = output / "metrics.jsonl"
+    while not metrics.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, error = process.communicate()
+    if process.returncode == 0:  # too late: it was done
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 75, error
+    assert f"after {number!s}; go on with --resume_from latest" in out or "saved step" in out
+    assert len(list((output / "checkpoints").iterdir())) == 1
+    start(words).join()
+    assert_same_run(output, whole)
+
+
+def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
+    output = tmp_path / "run"
+    start(command(data, output, "--max_steps", "8")).join()
+    folders = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert folders == ["step-00000006", "step-00000008"]
+    weights = output / "checkpoints" / "step-00000008" / "training_state" / "state.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"damaged: training_state/state\.safetensors is not as it was written"):
+        check_manifest(output / "checkpoints" / "step-00000008")
+    said = []
+    assert RunFolder(output, 2).latest(said.append) == output / "checkpoints" / "step-00000006"
+    assert "step-00000008 is damaged" in said[0]
+    process = start(command(data, output))
+    process.join()
+    assert process.exitcode == 0
+    assert_same_run(output, whole)
+
+
+def test_what_is_kept(make_model, stream, tmp_path):
+    """The last two and the best; `checkpoint` is the last."""
+    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    for step, exact in enumerate((0.1, 0.7, 0.2, 0.3, 0.7), start=1):
+        trainer.train_step(stream.batch(trainer.step))
+        save_checkpoint(trainer, run.place(step))
+        scores = {"exact_accuracy": exact, "cell_accuracy": exact, "copy_accuracy": 0, "valid_rate": 0, "puzzle": "x",
+                  "halting_accuracy": 0, "mean_segments": 1, "halting_exact_accuracy": 0, "num_puzzles": 1,
+                  "exact_accuracy_by_segment": [], "num_segments": 1, "num_parameters": 1, "data": "",
+                  "num_embedding_parameters": 1}  # fmt: skip
+        (run.place(step) / "evaluation.json").write_text(json.dumps(scores))
+        run.adopt(step)
+        if step == 4:
+            kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+            assert kept == {f"step-{number:08d}" for number in (2, 3, 4)}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000004", "step-00000005"}
+    assert (tmp_path / "checkpoint").resolve() == run.place(5).resolve()
+
+
+@pytest.fixture(scope="module")
+def stream() -> PuzzleStream:
+    puzzle = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
+    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 12, seed=0, augment=True)
+
+
+def make_trainer(model, **fields) -> Trainer:
+    arguments = TrainingArguments(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
+    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite(make_model, stream, poison):
+    trainer = make_trainer(make_model(), max_skipped_steps=1, warmup_steps=1, learning_rate=0.25)
+    trainer.train_step(stream.batch(0))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    hook = trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * poison)
+    metrics = trainer.train_step(stream.batch(1))
+    assert metrics["count"] == 0
+    assert (trainer.step, trainer.skipped) == (2, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+    with pytest.raises(
+        NonFiniteError, match=r"step 3: the gradient is not finite .*learning rate 0\.25, puzzle ids \[0\]"
+    ):
+        trainer.train_step(stream.batch(2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+    hook.remove()
+    trainer.train_step(stream.batch(2))
+    assert trainer.carry.state.z_h.isfinite().all()
