@@ -9,6 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 # Imported when called, so that `air-hf --help` is quick.
 COMMANDS = {
     "data": "generate, build, publish and inspect data sets",
+    "recipes": "list or print the published recipes",
+    "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
     "publish": "push a checkpoint to the Hub in one commit",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",

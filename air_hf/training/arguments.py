@@ -13,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from air_hf.modeling import AIRConfig
+from air_hf.recipes import get_recipe, recipe_names
 
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle")
 
@@ -143,11 +144,11 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
     usage = "%(prog)s --config RECIPE.yaml [--field value ...]"
     types_ = [TrainingArguments, _model_arguments()]
     parser = HfArgumentParser(types_, description=description, usage=usage, allow_abbrev=False)
-    parser.add_argument("--config", help="recipe: a YAML file of the fields below")
+    parser.add_argument("--config", help="recipe: a YAML file of the fields below, or a name of `air-hf recipes`")
     selector = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     selector.add_argument("--config")
     chosen, overrides = selector.parse_known_args(argv)
-    recipe = _read_recipe(Path(chosen.config), parser) if chosen.config else []
+    recipe = _read_recipe(chosen.config, parser) if chosen.config else []
     try:
         arguments, model, *_, unknown = parser.parse_args_into_dataclasses(
             recipe + overrides, return_remaining_strings=True
@@ -181,14 +182,21 @@ def _find_problem(arguments: TrainingArguments) -> str | None:
     return None
 
 
-def _read_recipe(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+def _read_recipe(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """A recipe as command-line words, so that types are checked in one place."""
+    path = Path(name)
+    if not path.is_file() and name in recipe_names():
+        return _recipe_words(get_recipe(name), name, parser)
     if not path.is_file():
-        parser.error(f"recipe {path} does not exist")
+        parser.error(f"recipe {path} does not exist, and `air-hf recipes` has none of that name")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         parser.error(f"recipe {path} is not YAML: {error}")
+    return _recipe_words(recipe, name, parser)
+
+
+def _recipe_words(recipe, path: str, parser: argparse.ArgumentParser) -> list[str]:
     if not isinstance(recipe, dict):
         parser.error(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}

@@ -1,0 +1,68 @@
+"""`air-hf sweep`: variants × seeds, run here or printed for a cluster, and the table of their results."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from air_hf.sweep import GROUPS, collect, execute, plan_runs, shell_line, write_tables
+from air_hf.variants import VARIANTS
+
+
+def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    parser.add_argument("--variants", default="all", help="comma-separated names, or all")
+    parser.add_argument("--seeds", default="0-4", help="e.g. 0-4 or 0,3,7 (default 0-4)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--task", choices=("sudoku", "maze"), help="the published recipe of each variant")
+    source.add_argument("--config", help="one recipe for all of them, a YAML file")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the tables")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument("--print", action="store_true", help="print the commands, one a line, instead of running them")
+    parser.add_argument("--table_only", action="store_true", help="only write the tables of what is finished")
+    parser.add_argument("--script", type=Path, default=Path("examples/train.py"), help="default examples/train.py")
+    parser.add_argument("--extra", default="", help='further fields of every run, e.g. "--max_steps 500"')
+    return _sweep
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    variants = list(VARIANTS) if args.variants == "all" else args.variants.split(",")
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"unknown variants {', '.join(unknown)}; known variants: {', '.join(VARIANTS)}")
+    if not args.script.is_file():
+        raise ValueError(f"{args.script} does not exist; run from a checkout of the repository, or say --script")
+    if args.jobs < 1:
+        raise ValueError(f"jobs is {args.jobs}; it must be at least 1")
+    recipe = (lambda variant: f"{args.task}/{variant}") if args.task else (lambda variant: args.config)
+    runs = plan_runs(variants, parse_seeds(args.seeds), args.output, args.script, recipe, args.extra.split())
+    if args.print:
+        print("\n".join(shell_line(run) for run in runs))
+        return 0
+    failed = [] if args.table_only else execute(runs, args.jobs, print)
+    rows = collect(runs, args.task or "sudoku")
+    finished = [run for run in runs if run.scores is not None]
+    if not finished:
+        raise ValueError(f"{args.output}: no run is finished, there is nothing to tabulate")
+    scores = finished[0].scores
+    note = (
+        f"{args.task or args.config}{f', {args.extra}' if args.extra else ''}: {scores['num_puzzles']:,} test puzzles "
+        f"({scores['puzzle']}), {scores['num_segments']} segments. {len(finished)} of {len(runs)} runs."
+    )
+    write_tables(rows, args.output, f"Variants: {', '.join(g for g in GROUPS)}", note)
+    print((args.output / "table.md").read_text(encoding="utf-8"))
+    return 1 if failed else 0
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-4` or `0,3,7`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise ValueError(f"seeds is {text!r}; expected e.g. 0-4 or 0,3,7")
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds

@@ -1,0 +1,205 @@
+"""Variants × seeds of one recipe: the commands, running them, and the table beside the paper's numbers."""
+
+import csv
+import json
+import math
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from air_hf.variants import VARIANTS
+
+ASYMMETRIC = ("L_Hx", "Lx_H", "L_H2x", "L2x_H", "Lx_H2x", "L2x_Hx")
+SYMMETRIC = ("Lx_Hx", "L2x_H2x")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "asymmetric": ASYMMETRIC,
+    "symmetric": SYMMETRIC,
+    "level tokens on L2x_H2x": ("L2x_H2x-add", "L2x_H2x-prepend-strip", "L2x_H2x-prepend-keep"),
+    "operators on Lx_H": ("Lx_H-negate", "Lx_H-linear", "Lx_H-tanh", "Lx_H-hadamard"),
+    "ancestors": ("hrm", "trm-att", "trm-mlp"),
+}
+# Exact accuracy in %, mean and standard deviation over five seeds: AIR (arXiv 2605.17811), main table and level tokens.
+PAPER: dict[str, dict[str, tuple[float, float]]] = {
+    "sudoku": {
+        "L_Hx": (58.7, 3.3), "Lx_H": (60.0, 2.0), "L_H2x": (58.6, 1.9), "L2x_H": (59.1, 2.4), "Lx_H2x": (59.6, 0.9),
+        "L2x_Hx": (58.6, 2.9), "Lx_Hx": (52.1, 1.6), "L2x_H2x": (50.9, 2.9), "L2x_H2x-add": (50.0, 1.9),
+        "L2x_H2x-prepend-strip": (57.5, 1.3), "L2x_H2x-prepend-keep": (47.8, 1.6),
+    },
+    "maze": {
+        "L_Hx": (75.3, 3.2), "Lx_H": (71.0, 6.3), "L_H2x": (75.6, 1.9), "L2x_H": (71.1, 6.4), "Lx_H2x": (70.9, 2.4),
+        "L2x_Hx": (74.5, 1.6), "Lx_Hx": (69.4, 2.5), "L2x_H2x": (70.3, 4.2),
+    },
+}  # fmt: skip
+FINISHED = "finished.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the sweep.
+
+    Args:
+        variant (`str`): name of the variant.
+        seed (`int`): of the run.
+        folder (`Path`): where it is trained.
+        command (`list[str]`): what trains it; the same command again goes on where a broken-off run stopped.
+    """
+
+    variant: str
+    seed: int
+    folder: Path
+    command: list[str]
+
+    @property
+    def scores(self) -> dict | None:
+        """The final evaluation; None while the run is not finished."""
+        path = self.folder / FINISHED
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def plan_runs(
+    variants: Iterable[str], seeds: Iterable[int], output: Path, script: Path, recipe: Callable[[str], str], extra=()
+) -> list[Run]:
+    """The runs, seed by seed, so that a sweep that is cut short has whole seeds.
+
+    Args:
+        variants, seeds: what to cross.
+        output (`Path`): folder of the sweep.
+        script (`Path`): `examples/train.py`.
+        recipe (`Callable`): the `--config` of a variant.
+        extra (`list[str]`): further words of every command.
+    """
+    runs = []
+    for seed in seeds:
+        for variant in variants:
+            folder = output / variant / f"seed-{seed}"
+            words = ["--config", recipe(variant), *extra, "--variant", variant, "--seed", str(seed)]
+            words += ["--output_dir", str(folder), "--resume_from", "latest"]
+            launch = [sys.executable, "-m", "accelerate.commands.launch", str(script)]
+            runs.append(Run(variant, seed, folder, [*launch, *words]))
+    return runs
+
+
+def shell_line(run: Run) -> str:
+    """The run's command for a shell, as for one element of a Slurm array."""
+    return shlex.join(["accelerate", "launch", *run.command[3:]])
+
+
+def execute(runs: list[Run], jobs: int, report: Callable[[str], None]) -> list[Run]:
+    """Runs what is not finished, `jobs` at a time; returns the runs that failed."""
+
+    def execute_one(run: Run) -> bool:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with open(run.folder / "output.txt", "a", encoding="utf-8") as output:
+            status = subprocess.run(run.command, stdout=output, stderr=subprocess.STDOUT).returncode
+        evaluation = run.folder / "checkpoint" / "evaluation.json"
+        if status == 0 and evaluation.is_file():
+            unfinished = run.folder / f"{FINISHED}.part"
+            unfinished.write_text(evaluation.read_text(encoding="utf-8"), encoding="utf-8")
+            unfinished.replace(run.folder / FINISHED)
+            report(f"{run.variant}, seed {run.seed}: exact {run.scores['exact_accuracy']:.1%}")
+            return True
+        report(f"{run.variant}, seed {run.seed}: failed with status {status}, see {run.folder / 'output.txt'}")
+        return False
+
+    waiting = [run for run in runs if run.scores is None]
+    with ThreadPoolExecutor(jobs) as pool:
+        return [run for run, good in zip(waiting, pool.map(execute_one, waiting), strict=True) if not good]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: percentages, NaN where nothing was measured."""
+
+    name: str
+    mean: float
+    deviation: float
+    runs: int
+    paper: float
+    paper_deviation: float
+
+
+def collect(runs: list[Run], task: str | None) -> list[Row]:
+    """Exact accuracy of every variant with finished runs, group means, and asymmetric minus symmetric."""
+    measured: dict[str, list[float]] = {}
+    for run in runs:
+        if run.scores is not None:
+            measured.setdefault(run.variant, []).append(100 * run.scores["exact_accuracy"])
+    paper = PAPER.get(task, {})
+    rows = [
+        Row(name, statistics.mean(values), _deviation(values), len(values), *paper.get(name, (math.nan, math.nan)))
+        for name in VARIANTS
+        if (values := measured.get(name))
+    ]
+    groups = {}
+    for group, members in GROUPS.items():
+        if members and all(member in measured for member in members):
+            ours = statistics.mean(statistics.mean(measured[member]) for member in members)
+            known = all(member in paper for member in members)
+            theirs = statistics.mean(paper[member][0] for member in members) if known else math.nan
+            count = sum(len(measured[member]) for member in members)
+            groups[group] = Row(f"mean of {group}", ours, math.nan, count, theirs, math.nan)
+    rows += groups.values()
+    if "asymmetric" in groups and "symmetric" in groups:
+        one, other = groups["asymmetric"], groups["symmetric"]
+        rows.append(
+            Row("asymmetric − symmetric", one.mean - other.mean, math.nan, one.runs + other.runs,
+                one.paper - other.paper, math.nan)
+        )  # fmt: skip
+    return rows
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def _number(mean: float, deviation: float) -> str:
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.1f}" if math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def write_tables(rows: list[Row], folder: Path, title: str, note: str) -> None:
+    """Writes `table.md`, `table.csv` and `table.png` beside one another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {title}", "", note, "", "| | exact accuracy, % | runs | the paper, % |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_number(row.paper, row.paper_deviation)} |"
+        for row in rows
+    ]
+    lines += ["", "Mean ± standard deviation over seeds.", "", "![The table as a picture](table.png)", ""]
+    (folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("name", "mean", "deviation", "runs", "paper_mean", "paper_deviation"))
+        writer.writerows((row.name, row.mean, row.deviation, row.runs, row.paper, row.paper_deviation) for row in rows)
+    _draw(rows, folder / "table.png")
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    from matplotlib.figure import Figure  # optional: pip install air-hf[demo]
+
+    shown = [row for row in rows if row.name in VARIANTS]
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(shown))
+    axes.errorbar(
+        [row.mean for row in shown],
+        places,
+        xerr=[0 if math.isnan(row.deviation) else row.deviation for row in shown],
+        fmt="o",
+        color="tab:blue",
+        label="here",
+    )
+    if any(not math.isnan(row.paper) for row in shown):
+        axes.plot([row.paper for row in shown], places, "x", color="tab:gray", label="the paper, its own task")
+    axes.set_yticks(places, [row.name for row in shown])
+    axes.invert_yaxis()
+    axes.set(xlabel="exact accuracy, %")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
