@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from air_hf.data import PuzzleSet, to_batch
 from air_hf.metrics import puzzle_accuracy
@@ -86,8 +87,11 @@ def evaluate_model(
     max_segments: int | None = None,
     step: int | None = None,
     ema: float | None = None,
+    accelerator: Accelerator | None = None,
 ) -> EvaluationResult:
     """Runs all segments on every puzzle and scores the answers.
+
+    Processes share the batches, each of which one of them runs whole, so their number does not change a digit.
 
     Args:
         model ([`AIRForPuzzleSolving`]): left in evaluation mode as it was found.
@@ -95,6 +99,7 @@ def evaluate_model(
         batch_size (`int`): boards at a time; the last batch is filled up, so every batch has one shape.
         max_segments (`int`, *optional*): segments to run; the model's own number if None.
         step, ema: recorded in the result.
+        accelerator (`Accelerator`, *optional*): its processes share the work; every one must call, and gets the result.
 
     Raises:
         ValueError: boards of another size than the model's, `max_segments` or `batch_size` below 1.
@@ -108,18 +113,22 @@ def evaluate_model(
             f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
             f"{puzzles.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
         )
-    device = model.device
+    processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     batch_size = min(batch_size, len(puzzles))
+    rounds = math.ceil(len(puzzles) / (batch_size * processes))  # the last round may run batches that do not count
     parts, precision = [], ""
     was_training = model.training
     model.eval()
-    for index in range(math.ceil(len(puzzles) / batch_size)):
-        rows = np.arange(index * batch_size, (index + 1) * batch_size)
-        batch = to_batch(puzzles.questions[rows % len(puzzles)], puzzles.answers[rows % len(puzzles)])
+    for index in range(rounds):
+        first = (index * processes + rank) * batch_size
+        rows = np.arange(first, first + batch_size) % len(puzzles)
+        batch = to_batch(puzzles.questions[rows], puzzles.answers[rows])
         part, precision = _run_segments(
-            model, {name: tensor.to(device) for name, tensor in batch.items()}, max_segments
+            model, {name: tensor.to(model.device) for name, tensor in batch.items()}, max_segments
         )
-        parts.append([values[..., : len(puzzles) - index * batch_size, :] for values in part])
+        parts.append(
+            [_gather(values, accelerator)[:, : len(puzzles) - index * processes * batch_size] for values in part]
+        )
     model.train(was_training)
     # (segments, N, S) answers; (segments, N, 1) halting wishes and right-or-not confidences
     answers, wishes, confident = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
@@ -128,7 +137,14 @@ def evaluate_model(
     return result
 
 
-def _run_segments(model, batch, max_segments) -> tuple[list[np.ndarray], str]:
+def _gather(values: torch.Tensor, accelerator: Accelerator | None) -> np.ndarray:
+    """(segments, B, ...) of every process behind one another along the boards."""
+    if accelerator is not None and accelerator.num_processes > 1:
+        values = accelerator.gather(values.transpose(0, 1).contiguous()).transpose(0, 1)
+    return values.cpu().numpy()
+
+
+def _run_segments(model, batch, max_segments) -> tuple[list[torch.Tensor], str]:
     """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1); the states' dtype."""
     state, records = None, []
     for _ in range(max_segments):
@@ -136,8 +152,7 @@ def _run_segments(model, batch, max_segments) -> tuple[list[np.ndarray], str]:
         state = output.state
         wish = model.wants_to_halt(output).unsqueeze(-1)
         records.append((output.logits.argmax(-1).to(torch.uint8), wish, (output.q_halt_logits >= 0).unsqueeze(-1)))
-    arrays = [torch.stack(values).cpu().numpy() for values in zip(*records, strict=True)]
-    return arrays, str(state.z_h.dtype).removeprefix("torch.")
+    return [torch.stack(values) for values in zip(*records, strict=True)], str(state.z_h.dtype).removeprefix("torch.")
 
 
 def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:

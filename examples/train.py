@@ -7,12 +7,11 @@ import json
 import os
 import time
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from air_hf.training import (
     attention_for,
     load_checkpoint,
     parse_arguments,
+    process_handlers,
     read_curves,
     run_facts,
     save_checkpoint,
@@ -57,12 +57,15 @@ def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:
 
 def make_accelerator(args: TrainingArguments, config: AIRConfig) -> Accelerator:
     """Device, precision and processes; CPU processes share the cores."""
-    # A token kept in the states gets a gradient only where a segment's first update does.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while the main process evaluates
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[ddp, patience])
-    if args.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes")
+    trackers = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, kwargs_handlers=process_handlers(config), **trackers
+    )
+    if args.batch_size % (accelerator.num_processes * args.accumulation_steps):
+        raise ValueError(
+            f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes × "
+            f"accumulation_steps ({args.accumulation_steps})"
+        )
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
     torch.set_num_threads(args.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
@@ -92,14 +95,17 @@ def find_checkpoint(args: TrainingArguments, run: RunFolder, report) -> Path | N
     return None
 
 
-def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult | None:
-    """Scores the EMA weights, or the raw ones where EMA is off, on the main process."""
-    if not trainer.accelerator.is_main_process:
-        return None
-    ema = trainer.ema
+def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult:
+    """Scores the EMA weights, or the raw ones where EMA is off; all processes share the work."""
+    ema, args = trainer.ema, trainer.args
     with nullcontext() if ema is None else ema.applied_to(trainer.model):
         return evaluate_model(
-            trainer.model, test_set, trainer.args.eval_batch_size, step=trainer.step, ema=trainer.args.ema_decay
+            trainer.model,
+            test_set,
+            args.eval_batch_size,
+            step=trainer.step,
+            ema=args.ema_decay,
+            accelerator=trainer.accelerator,
         )
 
 
@@ -161,6 +167,7 @@ def train(
             sums = None
             if accelerator.is_main_process:
                 append_line(output / "metrics.jsonl", line)
+            accelerator.log({f"train/{name}": value for name, value in line.items()}, step=trainer.step)
             bar.set_postfix_str(
                 f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
                 f"{line['puzzles_per_second']:.0f} puzzles/s"  # every slot counts at every segment
@@ -173,12 +180,15 @@ def train(
         if evaluation_due or interrupted or (args.save_every and trainer.step % args.save_every == 0):
             with clock.stopped():
                 evaluation = evaluate(trainer, test_set) if evaluation_due else None
-                if evaluation is not None:
+                if evaluation is not None and accelerator.is_main_process:
                     bar.write(
                         f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
                         f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
                     )
-                    append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | evaluation.to_dict())
+                    scores = evaluation.to_dict()
+                    append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | scores)
+                    numbers = {f"test/{name}": value for name, value in scores.items() if isinstance(value, float)}
+                    accelerator.log(numbers, step=trainer.step)
                 so_far = {"minutes": facts["minutes"] + clock.minutes(), "curves": read_curves(output)}
                 save_checkpoint(trainer, run.place(trainer.step), evaluation, facts | so_far)
                 if accelerator.is_main_process:
@@ -221,6 +231,9 @@ def main() -> None:
         stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
         if accelerator.is_main_process:
             run.drop_records_after(trainer.step)
+        if args.report_to != "none":
+            recipe = {name: value for name, value in facts["arguments"].items() if value is not None}
+            accelerator.init_trackers("air-hf", config=recipe | model_fields)
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
     except (StrictDataclassError, ValueError, ImportError) as error:
         raise SystemExit(f"train.py: error: {error}") from error

@@ -1,7 +1,7 @@
 """Training: arguments, the step with its carry and optimisers, and checkpoints; the loop is `examples/train.py`."""
 
 from air_hf.training.arguments import TrainingArguments, parse_arguments
-from air_hf.training.backend import attention_for, should_compile
+from air_hf.training.backend import attention_for, process_handlers, should_compile
 from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.training.facts import read_curves, run_facts
 from air_hf.training.interruption import EXIT_STATUS, Interruption
@@ -18,6 +18,7 @@ __all__ = [
     "attention_for",
     "load_checkpoint",
     "parse_arguments",
+    "process_handlers",
     "read_curves",
     "run_facts",
     "save_checkpoint",

@@ -51,6 +51,7 @@ class TrainingArguments:
         None, "stop after this many minutes of training, if max_steps are not done by then"
     )
     batch_size: int = _arg(64, "slots, over all processes")
+    accumulation_steps: int = _arg(1, "parts in which a process runs its slots, one after another, to save memory")
     learning_rate: float = _arg(1e-3, "AdamAtan2")
     warmup_steps: int = _arg(100, "steps of linear warm-up; 0 for none")
     min_lr_ratio: float = _arg(1.0, "end of the cosine as a share of the learning rate; 1 for a constant rate")
@@ -79,11 +80,15 @@ class TrainingArguments:
     push_to_hub: str | None = _arg(None, "publish the checkpoint as this repository, ORG/NAME, at the end")
     push_every: int = _arg(0, "evaluations between pushes in the background; 0 for the end only")
     hub_private_repo: bool = _arg(True, "make a new repository private")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = _arg(
+        "none", "also send metrics and the recipe to this tracker, through Accelerate; metrics.jsonl is always written"
+    )
     log_every: int = _arg(50, "steps between lines of metrics.jsonl")
     seed: int = _arg(0, "weights, order of the data, symmetries and exploration")
 
     def __post_init__(self):
-        positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every", "keep_checkpoints")
+        positive = ("max_steps", "batch_size", "learning_rate", "eval_batch_size", "log_every", "keep_checkpoints",
+                    "accumulation_steps")  # fmt: skip
         not_negative = ("warmup_steps", "weight_decay", "prefix_learning_rate", "prefix_weight_decay", "eval_every",
                         "save_every", "seed", "data_seed", "train_limit", "eval_limit",
                         "images_per_puzzle", "push_every", "max_skipped_steps")  # fmt: skip

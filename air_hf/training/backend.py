@@ -3,9 +3,15 @@
 import os
 import shutil
 import sysconfig
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
+
+from air_hf.modeling import AIRConfig
+
+_PATIENCE = timedelta(minutes=30)  # with a lost process: then the others end with an error, too
 
 
 def attention_for(attention: str, device: torch.device) -> str:
@@ -29,3 +35,10 @@ def should_compile(choice: str, device: torch.device) -> bool:
         return True
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
+
+
+def process_handlers(config: AIRConfig) -> list[KwargsHandler]:
+    """What an `Accelerator` needs to know to train such a model on several processes."""
+    # A token kept in the states gets a gradient only where a segment's first update does.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
+    return [ddp, InitProcessGroupKwargs(timeout=_PATIENCE)]

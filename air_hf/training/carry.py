@@ -25,6 +25,32 @@ class Carry:
     halted: torch.BoolTensor
     batch: dict[str, torch.Tensor]
 
+    def split(self, parts: int) -> list["Carry"]:
+        """The slots in so many equal parts."""
+        if parts == 1:
+            return [self]
+        size = len(self.halted) // parts
+        return [
+            Carry(
+                AIRState(*(tensor[first : first + size] for tensor in vars(self.state).values())),
+                self.halted[first : first + size],
+                {name: tensor[first : first + size] for name, tensor in self.batch.items()},
+            )
+            for first in range(0, len(self.halted), size)
+        ]
+
+    @staticmethod
+    def join(parts: list["Carry"]) -> "Carry":
+        """The slots of all parts, behind one another."""
+        if len(parts) == 1:
+            return parts[0]
+        states = zip(*(vars(part.state).values() for part in parts), strict=True)
+        return Carry(
+            AIRState(*map(torch.cat, states)),
+            torch.cat([part.halted for part in parts]),
+            {name: torch.cat([part.batch[name] for part in parts]) for name in parts[0].batch},
+        )
+
 
 def initial_carry(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) -> Carry:
     """A carry whose slots are all waiting for a puzzle."""

@@ -29,7 +29,7 @@ _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path.
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
                 "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
-                "hub_private_repo", "keep_checkpoints"}  # fmt: skip
+                "hub_private_repo", "keep_checkpoints", "report_to"}  # fmt: skip
 
 
 def save_checkpoint(
@@ -126,7 +126,10 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
             )
     if facts["step"] >= trainer.args.max_steps:
         raise CheckpointError(f"{folder} has run {facts['step']} steps; max_steps is {trainer.args.max_steps}")
-    tensors = load_file(state_folder / "state.safetensors", device=str(trainer.accelerator.device))
+    tensors = {
+        name: tensor.to(trainer.accelerator.device)
+        for name, tensor in load_file(state_folder / "state.safetensors").items()
+    }
     weights = trainer.model.state_dict()
     for name, weight in weights.items():
         saved = tensors.get(f"weights.{name}")

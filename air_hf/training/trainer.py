@@ -3,6 +3,8 @@
 Axis letters: B slots of a batch, S cells.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -30,7 +32,7 @@ class Trainer:
         accelerator (`Accelerator`): device, precision and processes.
 
     Raises:
-        ValueError: an accelerator with float16 or with gradient accumulation.
+        ValueError: an accelerator with float16, or with an accumulation of its own.
 
     Attributes:
         model: the bare model.
@@ -45,7 +47,7 @@ class Trainer:
             raise ValueError(f"mixed_precision is {accelerator.mixed_precision!r}; expected 'no' or 'bf16'")
         if accelerator.gradient_accumulation_steps != 1:
             steps = accelerator.gradient_accumulation_steps
-            raise ValueError(f"gradient_accumulation_steps is {steps}; this training step updates at every step")
+            raise ValueError(f"the accelerator has gradient_accumulation_steps {steps}; say accumulation_steps instead")
         self.args, self.accelerator = args, accelerator
         self.compiled = should_compile(args.compile, accelerator.device)
         if self.compiled:
@@ -76,42 +78,51 @@ class Trainer:
         self._wrapped.train()
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
-        output = self._wrapped(**carry.batch, state=carry.state)
-        self.accelerator.backward(output.loss)
-        if not self._gradients_are_finite():
-            self._skip_step(carry, output)
-            return step_metrics(output, carry.batch["labels"], torch.zeros_like(carry.halted))
-        self._update_weights(carry.batch["puzzle_ids"])
-        halted = has_halted(self.model, output, self._least_segments(len(carry.halted)))
-        self.carry = Carry(output.state, halted, carry.batch)
-        return step_metrics(output, carry.batch["labels"], halted)
+        parts = carry.split(self.args.accumulation_steps)
+        outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
+        finite = self._gradients_are_finite()
+        if finite:
+            self._update_weights(carry.batch["puzzle_ids"])
+        else:
+            self._skip_step(carry, sum(float(output.loss.detach()) for output in outputs) / len(parts))
+        metrics, carries = [], []
+        for output, part, least in zip(outputs, parts, self._least_segments(carry).chunk(len(parts)), strict=True):
+            halted = has_halted(self.model, output, least) if finite else torch.ones_like(part.halted)
+            metrics.append(step_metrics(output, part.batch["labels"], halted & finite))
+            carries.append(Carry(output.state, halted, part.batch))
+        self.carry = Carry.join(carries)
+        return {name: sum(part[name] for part in metrics) for name in metrics[0]}
+
+    def _run_part(self, part: Carry, parts: int, is_last: bool) -> AIRPuzzleSolvingOutput:
+        """One segment of some slots, forward and backward; gradients travel between processes with the last part."""
+        with nullcontext() if is_last else self.accelerator.no_sync(self._wrapped):
+            output = self._wrapped(**part.batch, state=part.state)
+            self.accelerator.backward(output.loss / parts)
+        return output
 
     def _gradients_are_finite(self) -> bool:
         """The same answer on every process: gradients are averaged over all, and one that is not finite spoils it."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
-    def _skip_step(self, carry: Carry, output: AIRPuzzleSolvingOutput) -> None:
-        """Leaves the weights alone and gives every slot a new puzzle.
+    def _skip_step(self, carry: Carry, loss: float) -> None:
+        """Counts a step that leaves the weights alone.
 
         Raises:
             NonFiniteError: `max_skipped_steps` have been skipped already.
         """
         self._wrapped.zero_grad(set_to_none=True)
-        if self.skipped == self.args.max_skipped_steps:
+        args = self.args
+        if self.skipped == args.max_skipped_steps:
             ids = sorted(set(carry.batch["puzzle_ids"].tolist()))
-            rate = scheduled_lr(
-                self.step + 1, self.args.learning_rate, self.args.warmup_steps, self.args.max_steps,
-                self.args.min_lr_ratio,
-            )  # fmt: skip
+            ratio = scheduled_lr(self.step + 1, 1.0, args.warmup_steps, args.max_steps, args.min_lr_ratio)
             raise NonFiniteError(
-                f"step {self.step + 1}: the gradient is not finite (loss {output.loss.item():g}, learning rate "
-                f"{rate:g}, puzzle ids {ids[:20]}); {self.skipped} such steps were skipped before. The last "
-                "checkpoint is good"
+                f"step {self.step + 1}: the gradient is not finite (loss {loss:g}, learning rate "
+                f"{args.learning_rate * ratio:g}, puzzle ids {ids[:20]}); {self.skipped} such steps were skipped "
+                "before. The last checkpoint is good"
             )
         self.skipped += 1
         self.step += 1
-        self.carry = Carry(output.state, torch.ones_like(carry.halted), carry.batch)
 
     def _update_weights(self, used_ids: torch.LongTensor) -> None:
         args = self.args
@@ -128,8 +139,9 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
-    def _least_segments(self, slots: int) -> torch.Tensor:
+    def _least_segments(self, carry: Carry) -> torch.Tensor:
         """This process's part of the exploration of all slots, a function of (seed, step) alone."""
+        slots = len(carry.halted)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         rng = np.random.default_rng([self.args.seed, 2, self.step])
         most = self.model.config.max_segments
