@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from air_hf.dataset_builders.generate import generate_split, write_split
 from air_hf.puzzles import get_puzzle
@@ -135,6 +137,22 @@ def test_resume_ends_where_an_uninterrupted_run_does(trained, data, tmp_path):
     resumed = load_file(tmp_path / "first" / "checkpoint" / "training_state" / "state.safetensors")
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
+def test_a_tracker_gets_the_curves_and_the_recipe(data, tmp_path):
+    train(data, tmp_path / "run", "--max_steps", "4", "--report_to", "tensorboard")
+    accumulator = EventAccumulator(str(tmp_path / "run" / "air-hf"))
+    accumulator.Reload()
+    assert {"train/lm_loss", "train/puzzles_per_second", "test/exact_accuracy"} <= set(accumulator.Tags()["scalars"])
+    assert [event.step for event in accumulator.Scalars("train/lm_loss")] == [4]
+
+
+@pytest.mark.parametrize("name", ["1-gpu", "8-gpu", "2-machines"])
+def test_launcher_configs_are_read(name):
+    """By Accelerate's own reader, which refuses unknown fields; the processes are those of the file's name."""
+    config = load_config_from_file(str(ROOT / "examples" / "configs" / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == {"1-gpu": 1, "8-gpu": 8, "2-machines": 16}[name]
+    assert config.mixed_precision == "bf16"
 
 
 @pytest.mark.slow
