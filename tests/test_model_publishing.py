@@ -1,19 +1,16 @@
 """Checkpoints on the Hub, with the real client against the server of support/: train, push, load, solve, and faults."""
 
 import json
-import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.hub_fixtures import client_pool, contents, run
 from support.hub_server import Fault
 
 from air_hf.dataset_builders.generate import generate_split, write_split
@@ -23,7 +20,6 @@ from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS, variant_config
 
 pytest_plugins = ["support.hub_fixtures"]
-ROOT = Path(__file__).parent.parent
 TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--max_segments", "2",
         "--compile", "off", "--num_threads", "1", "--batch_size", "16", "--log_every", "2",
         "--warmup_steps", "2", "--mixed_precision", "no"]  # fmt: skip
@@ -48,14 +44,6 @@ answers = solver(boards, batch_size=100)
 assert [answer["solution"] for answer in answers] == direct
 print(json.dumps(answers))
 """
-
-
-def run(hub, home, *words, check=True) -> subprocess.CompletedProcess:
-    environment = hub.environment(home)
-    done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stderr
-    assert environment["HF_TOKEN"] not in done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -167,18 +155,6 @@ def publish(folder: Path, repository: str) -> str:
         return publishing.publish_checkpoint(folder, repository)
     except hub.PublishError as error:
         return f"PublishError: {error}"
-
-
-def client_pool(hub, home) -> ProcessPoolExecutor:
-    """A process that knows this Hub; the client reads its environment when it is imported."""
-    with mock.patch.dict(os.environ, hub.environment(home), clear=True):
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        pool.submit(os.getpid).result()
-    return pool
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 FAULTS = [

@@ -2,24 +2,20 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
-from unittest import mock
 
 import pytest
+from support.hub_fixtures import ROOT, client_pool, contents, run
 from support.hub_server import Fault
 
 from air_hf.dataset_builders.generate import generate_split, write_split
 from air_hf.puzzles import get_puzzle
 
 pytest_plugins = ["support.hub_fixtures"]
-ROOT = Path(__file__).parent.parent
 REPO = "puzzles/tiny-sudoku"
 LOAD = """
 import json
@@ -29,14 +25,6 @@ streamed = list(load_dataset("puzzles/tiny-sudoku", "1k", split="test", streamin
 assert streamed == rows["test"], "streaming"
 print(json.dumps(rows))
 """
-
-
-def run(hub, home, *words, token=None, check=True) -> subprocess.CompletedProcess:
-    environment = hub.environment(home, token)
-    done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stderr
-    assert environment["HF_TOKEN"] not in done.stdout + done.stderr
-    return done
 
 
 def air_hf(hub, home, *words, **options) -> subprocess.CompletedProcess:
@@ -104,14 +92,6 @@ def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
     done = run(hub, home, sys.executable, "examples/evaluate.py", "--checkpoint", checkpoint, "--dataset", REPO)
     assert "16 of sudoku-4x4" in done.stdout
     assert not hub.unknown_requests
-
-
-def client_pool(hub, home) -> ProcessPoolExecutor:
-    """A process that knows this Hub; the client reads its environment when it is imported."""
-    with mock.patch.dict(os.environ, hub.environment(home), clear=True):
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        pool.submit(os.getpid).result()  # starts it
-    return pool
 
 
 def upload_source(folder: Path) -> None:
@@ -190,10 +170,6 @@ def check_failure(message: str, hub, repository: str, *states: dict[str, bytes])
     assert "the same command again completes it" in message
     assert "hf_alice" not in message
     assert published(hub, repository) in states
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def published(hub, repository) -> dict[str, bytes]:
