@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.hub_fixtures import ROOT, client_pool, contents, run
+from support.hub_processes import ROOT, client_pool, contents, run
 from support.hub_server import Fault
 
 from air_hf.dataset_builders.generate import generate_split, write_split

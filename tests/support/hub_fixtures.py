@@ -1,10 +1,8 @@
 """Fixtures around hub_server.py; a test module asks for them with `pytest_plugins = ["support.hub_fixtures"]`."""
 
 import os
-import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from unittest import mock
 
 import huggingface_hub
@@ -12,7 +10,6 @@ import pytest
 
 from support.hub_server import Account, HubServer
 
-ROOT = Path(__file__).parents[2]
 # alice comes first: hers is the token of hub.environment(home).
 TOKENS = {
     "hf_alice": Account("alice", orgs=("puzzles",)),
@@ -59,28 +56,3 @@ def client(hub, tmp_path):
     environment = mock.patch.dict(os.environ, hub.environment(tmp_path / "home"), clear=True)
     with environment, ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield Client(pool)
-
-
-def run(
-    hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True
-) -> subprocess.CompletedProcess:
-    """A command in a process that knows this Hub by its environment only, from the repository's root; it must not show
-    its token."""
-    environment = hub.environment(home, token)
-    done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stderr
-    assert environment["HF_TOKEN"] not in done.stdout + done.stderr
-    return done
-
-
-def client_pool(hub: HubServer, home: Path) -> ProcessPoolExecutor:
-    """A process that knows this Hub, for functions of ours; the client reads its environment when it is imported."""
-    with mock.patch.dict(os.environ, hub.environment(home), clear=True):
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        pool.submit(os.getpid).result()  # starts it
-    return pool
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
