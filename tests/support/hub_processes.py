@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def run(
     hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True
 ) -> subprocess.CompletedProcess:
-    """A command, from the repository's root, that knows this Hub by its environment only and must not show its token."""
+    """A command that knows this Hub by its environment only, and must not show its token."""
     environment = hub.environment(home, token)
     done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr
