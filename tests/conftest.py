@@ -1,5 +1,11 @@
 """Fixtures: one thread per test process for determinism and speed, and tiny trained-shape models."""
 
+import os
+
+# Before torch is imported, and for the commands that tests start: threads of several processes on few cores wait for one
+# another, which makes tiny models thirty times as slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
