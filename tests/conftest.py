@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch is imported, and for the commands that tests start: threads of several processes on few cores wait for one
-# another, which makes tiny models thirty times as slow.
+# Before torch is imported, and for the commands that tests start: threads of several processes on few cores wait for
+# one another, which makes tiny models thirty times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
