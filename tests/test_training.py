@@ -250,7 +250,7 @@ def test_a_model_without_a_named_puzzle_is_saved_without_a_tokenizer(make_model,
 def test_what_the_step_does_not_honour_is_refused(make_model):
     arguments = TrainingArguments(compile="off")
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2"):
+    with pytest.raises(ValueError, match="has gradient_accumulation_steps 2; say accumulation_steps"):
         Trainer(make_model(), arguments, accelerator)
     accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
