@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from support.hub_fixtures import client_pool, contents, run
+from support.hub_processes import client_pool, contents, run
 from support.hub_server import Fault
 
 from air_hf.dataset_builders.generate import generate_split, write_split
