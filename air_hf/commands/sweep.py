@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from air_hf.sweep import GROUPS, collect, execute, plan_runs, shell_line, write_tables
+from air_hf.sweep import collect, execute, plan_runs, shell_line, write_tables
 from air_hf.variants import VARIANTS
 
 
@@ -48,7 +48,7 @@ def _sweep(args: argparse.Namespace) -> int:
         f"{args.task or args.config}{f', {args.extra}' if args.extra else ''}: {scores['num_puzzles']:,} test puzzles "
         f"({scores['puzzle']}), {scores['num_segments']} segments. {len(finished)} of {len(runs)} runs."
     )
-    write_tables(rows, args.output, f"Variants: {', '.join(g for g in GROUPS)}", note)
+    write_tables(rows, args.output, f"Sweep of {args.task or args.config}", note)
     print((args.output / "table.md").read_text(encoding="utf-8"))
     return 1 if failed else 0
 
