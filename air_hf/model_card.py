@@ -7,7 +7,6 @@ from pathlib import Path
 from huggingface_hub import (
     EvalResult,
     EvalResultEntry,
-    ModelCard,
     ModelCardData,
     eval_result_entries_to_yaml,
 )
@@ -322,12 +321,3 @@ def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return True
-
-
-def validate_card(folder: str | Path) -> None:
-    """Has the Hub check the card's metadata.
-
-    Raises:
-        ValueError: what the Hub has against it.
-    """
-    ModelCard.load(Path(folder) / "README.md").validate(repo_type="model")
