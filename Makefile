@@ -37,7 +37,7 @@ hub-load: .venv/dev.installed
 	$(BIN)/python tests/support/hub_demo.py load $(HUB)
 
 test-slow: .venv/dev.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

@@ -56,9 +56,15 @@ def train_here(words: list[str]) -> None:
         module.main()
 
 
+# Forks of a process that has imported everything and run nothing, so that starting one takes a moment. A fork of this
+# process would share tqdm's lock with it and with every other: once one is killed holding it, the rest wait for ever.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["air_hf.training", "air_hf.evaluation", "air_hf.hub", "datasets", "pytest"])
+
+
 def start(words: list[str]) -> multiprocessing.Process:
-    """The same in a fork of this process, which has imported everything: killing it twenty times takes seconds."""
-    process = multiprocessing.get_context("fork").Process(target=train_here, args=(words,))
+    """The same in a process of its own, which ends with this one."""
+    process = FORKS.Process(target=train_here, args=(words,), daemon=True)
     process.start()
     return process
 
@@ -128,12 +134,14 @@ def test_told_to_stop(data, whole, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    metrics = output / "metrics.jsonl"
-    while not metrics.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, error = process.communicate()
+    try:
+        while not (output / "metrics.jsonl").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, error = process.communicate()
+    finally:
+        process.kill()
     if process.returncode == 0:  # too late: it was done
         pytest.skip("the run was over before the signal came")
     assert process.returncode == 75, error
