@@ -29,12 +29,17 @@ from air_hf.training import (
     Trainer,
     TrainingArguments,
     attention_for,
+    check_resumption,
+    is_lost_process,
     load_checkpoint,
+    measure_memory,
+    new_run_id,
     parse_arguments,
     process_handlers,
     read_curves,
     run_facts,
     save_checkpoint,
+    tracker_options,
 )
 
 
@@ -223,19 +228,27 @@ def main() -> None:
         from_data = {"vocab_size": puzzle.vocab_size, "seq_len": puzzle.num_cells, "puzzle": puzzle.name}
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
+        args.mixed_precision = accelerator.mixed_precision  # as launched; a run goes on in its own precision
         run = RunFolder(args.output_dir, args.keep_checkpoints)
         checkpoint = find_checkpoint(args, run, accelerator.print)
-        trainer = make_trainer(args, config, accelerator, checkpoint)
         facts = run_facts(args, train_set, test_set, accelerator)
-        facts["minutes"] = training_facts(checkpoint).get("minutes", 0.0) if checkpoint else 0.0
+        for note in check_resumption(facts, checkpoint) if checkpoint else []:
+            accelerator.print(f"note: {note}")
+        trainer = make_trainer(args, config, accelerator, checkpoint)
         stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
+        memory = measure_memory(
+            trainer, stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
+        )
+        before = training_facts(checkpoint) if checkpoint else {}
+        facts |= {"minutes": before.get("minutes", 0.0), "tracker_run": before.get("tracker_run") or new_run_id()}
         if accelerator.is_main_process:
             run.drop_records_after(trainer.step)
         if args.report_to != "none":
             recipe = {name: value for name, value in facts["arguments"].items() if value is not None}
-            accelerator.init_trackers("air-hf", config=recipe | model_fields)
+            options = tracker_options(args.report_to, facts["tracker_run"])
+            accelerator.init_trackers("air-hf", config=recipe | model_fields, init_kwargs=options)
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
-    except (StrictDataclassError, ValueError, ImportError) as error:
+    except (StrictDataclassError, ValueError, ImportError, OSError) as error:
         raise SystemExit(f"train.py: error: {error}") from error
     flops = config.estimate_flops(args.batch_size, with_gradient=True)
     accelerator.print(
@@ -243,7 +256,7 @@ def main() -> None:
         f"{len(train_set):,} {puzzle.name} puzzles of {train_set.source}\n"
         f"{trainer.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, {accelerator.device}, "
         f"{accelerator.num_processes} processes, precision {accelerator.mixed_precision}, "
-        f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}"
+        f"attention {config._attn_implementation}, compile {'on' if trainer.compiled else 'off'}\n{memory}"
     )
     try:
         with Interruption() as interruption:
@@ -253,6 +266,13 @@ def main() -> None:
         raise SystemExit(EXIT_STATUS) from None
     except (NonFiniteError, OSError) as error:
         raise SystemExit(f"train.py: error: {error}") from error
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise SystemExit(
+            f"train.py: error: process {accelerator.process_index} of {accelerator.num_processes} no longer reaches "
+            f"the others ({str(error).splitlines()[0]}). The last checkpoint is good; go on with --resume_from latest"
+        ) from error
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {run.checkpoint}")
     accelerator.end_training()

@@ -52,6 +52,9 @@ class TrainingArguments:
     )
     batch_size: int = _arg(64, "slots, over all processes")
     accumulation_steps: int = _arg(1, "parts in which a process runs its slots, one after another, to save memory")
+    max_memory: float | None = _arg(
+        None, "GiB a process may use; a run that needs more by the count made at its start is refused, with advice"
+    )
     learning_rate: float = _arg(1e-3, "AdamAtan2")
     warmup_steps: int = _arg(100, "steps of linear warm-up; 0 for none")
     min_lr_ratio: float = _arg(1.0, "end of the cosine as a share of the learning rate; 1 for a constant rate")
@@ -107,11 +110,14 @@ class TrainingArguments:
         for name in ("min_lr_ratio", "halt_exploration_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("max_minutes", "num_threads"):
+        for name in ("max_minutes", "num_threads", "max_memory"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than max_steps ({self.max_steps})")
+        if self.batch_size % self.accumulation_steps:
+            steps = self.accumulation_steps
+            raise ValueError(f"batch_size ({self.batch_size}) is not a multiple of accumulation_steps ({steps})")
 
 
 def _plain_type(annotation):

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from air_hf.modeling import AIRConfig
 
-_PATIENCE = timedelta(minutes=30)  # with a lost process: then the others end with an error, too
+_PATIENCE = timedelta(minutes=30)  # with a process that no longer answers: then the others end with an error, too
 
 
 def attention_for(attention: str, device: torch.device) -> str:
@@ -35,6 +35,11 @@ def should_compile(choice: str, device: torch.device) -> bool:
         return True
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective whose other processes are gone or silent."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)  # gloo's are plain RuntimeErrors
 
 
 def process_handlers(config: AIRConfig) -> list[KwargsHandler]:

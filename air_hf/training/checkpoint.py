@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
@@ -26,10 +27,12 @@ from air_hf.training.trainer import Trainer
 from air_hf.variants import CONFIG_FIELDS
 
 _STATE_FOLDER = "training_state"
-# Fields that may change when a run goes on: they do not touch the weights' path.
+# Fields that may change when a run goes on: they do not touch the weights' path, or by rounding only; and the data's
+# places, since check_resumption compares the data.
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
                 "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
-                "hub_private_repo", "keep_checkpoints", "report_to"}  # fmt: skip
+                "hub_private_repo", "keep_checkpoints", "report_to", "max_memory", "accumulation_steps",
+                "train_data", "dataset", "dataset_config", "dataset_revision", "puzzle"}  # fmt: skip
 
 
 def save_checkpoint(
@@ -46,29 +49,41 @@ def save_checkpoint(
     if not trainer.accelerator.is_main_process:
         return
     folder = Path(folder)
-    unfinished = folder.with_name(f"{folder.name}.part")
+    unfinished, previous = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "previous"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    model = trainer.model
-    averaged = contextlib.nullcontext() if trainer.ema is None else trainer.ema.applied_to(model)
-    with averaged:
-        model.save_pretrained(unfinished)
-    if model.config.puzzle is not None:
-        build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(unfinished)
-    _write_json(unfinished / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay} | (facts or {}))
-    if evaluation is not None:
-        _write_json(unfinished / EVALUATION, evaluation.to_dict())
-    write_model_card(unfinished)
-    (unfinished / _STATE_FOLDER).mkdir()
-    save_file(tensors, unfinished / _STATE_FOLDER / "state.safetensors")
-    _write_json(unfinished / _STATE_FOLDER / "state.json", state)
-    write_manifest(unfinished)
-    previous = folder.with_name(f"{folder.name}.previous")
+    try:
+        _write_checkpoint(trainer, unfinished, tensors, state, evaluation, facts)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)  # where the disk is full, it is in the way
+        raise
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
         os.replace(folder, previous)
     os.replace(unfinished, folder)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_checkpoint(
+    trainer: Trainer, folder: Path, tensors: dict, state: dict, evaluation: EvaluationResult | None, facts: dict | None
+) -> None:
+    folder.mkdir(parents=True)
+    model = trainer.model
+    averaged = contextlib.nullcontext() if trainer.ema is None else trainer.ema.applied_to(model)
+    try:
+        with averaged:
+            model.save_pretrained(folder)
+        (folder / _STATE_FOLDER).mkdir()
+        save_file(tensors, folder / _STATE_FOLDER / "state.safetensors")
+    except SafetensorError as error:  # which a full disk is to this library
+        raise OSError(f"the weights cannot be written to {folder.parent}: {error}") from error
+    if model.config.puzzle is not None:
+        build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(folder)
+    _write_json(folder / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay} | (facts or {}))
+    if evaluation is not None:
+        _write_json(folder / EVALUATION, evaluation.to_dict())
+    write_model_card(folder)
+    _write_json(folder / _STATE_FOLDER / "state.json", state)
+    write_manifest(folder)
 
 
 def _write_json(path: Path, value: dict) -> None:

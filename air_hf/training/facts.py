@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from air_hf.data import PuzzleSet
+from air_hf.hub import CheckpointError, training_facts
 from air_hf.training.arguments import TrainingArguments
 
 # Where things are on one machine says nothing to another one, and may say too much.
@@ -45,6 +46,43 @@ def _data_facts(puzzles: PuzzleSet) -> dict[str, object]:
         "sha256": puzzles.sha256(),
         "example": puzzles.puzzle.format(puzzles.questions[0]),
     }
+
+
+def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
+    """Compares a run that is about to go on with what its checkpoint records.
+
+    Args:
+        facts (`dict`): the run's, see [`run_facts`].
+        checkpoint (`str` or `Path`): what it goes on from.
+
+    Returns:
+        `list[str]`: what differs and changes results by rounding only, a line each.
+
+    Raises:
+        CheckpointError: the checkpoint was trained on other puzzles, or does not say on which.
+    """
+    before = training_facts(checkpoint)
+    if "data" not in before:
+        raise CheckpointError(f"{checkpoint} does not record what it was trained on")
+    trained, given = (known["data"]["train"] for known in (before, facts))
+    if trained["sha256"] != given["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint} was trained on {trained['puzzles']:,} puzzles with SHA-256 {trained['sha256'][:16]}…; "
+            f"this run has {given['puzzles']:,} with {given['sha256'][:16]}…"
+        )
+    steps = "accumulation_steps"
+    pairs = {
+        "processes": (before["processes"], facts["processes"]),
+        "hardware": (before["hardware"], facts["hardware"]),
+    }
+    pairs[steps] = (before["arguments"][steps], facts["arguments"][steps])
+    pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
+    return [
+        f"{name}: {old} before, {new} now; sums may be taken in another order, so that this run and one without an "
+        "interruption agree to rounding, not bit for bit"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
 
 
 def read_curves(output: Path) -> dict[str, list]:

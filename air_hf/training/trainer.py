@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
@@ -17,6 +17,8 @@ from air_hf.training.backend import should_compile
 from air_hf.training.carry import Carry, draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.ema import EMA
 from air_hf.training.optimizers import make_optimizers, scheduled_lr
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class NonFiniteError(ArithmeticError):
@@ -32,7 +34,7 @@ class Trainer:
         accelerator (`Accelerator`): device, precision and processes.
 
     Raises:
-        ValueError: an accelerator with float16, or with an accumulation of its own.
+        ValueError: an accelerator with float16, with sharded weights, or with an accumulation of its own.
 
     Attributes:
         model: the bare model.
@@ -45,6 +47,12 @@ class Trainer:
     def __init__(self, model: AIRForPuzzleSolving, args: TrainingArguments, accelerator: Accelerator):
         if accelerator.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {accelerator.mixed_precision!r}; expected 'no' or 'bf16'")
+        if accelerator.distributed_type in _SHARDED:
+            raise ValueError(
+                f"the processes are started for {accelerator.distributed_type.value}; expected plain data parallelism: "
+                "weights, moments and averages of these models fit every device, and activations, which do not always, "
+                "are cut by accumulation_steps"
+            )
         if accelerator.gradient_accumulation_steps != 1:
             steps = accelerator.gradient_accumulation_steps
             raise ValueError(f"the accelerator has gradient_accumulation_steps {steps}; say accumulation_steps instead")
