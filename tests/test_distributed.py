@@ -117,5 +117,5 @@ def test_another_number_of_processes_goes_on_to_rounding(whole, tmp_path):
     expected, resumed = final_state(checkpoints / "step-00000008"), final_state(tmp_path / "checkpoint")
     assert expected.keys() == resumed.keys()
     for name, tensor in expected.items():
-        bound = 1e-4 if name.startswith("carry.") else 1e-6  # a state is what a network makes of its weights
+        bound = 1e-5 if name.startswith("carry.") else 1e-6  # a state is what a network makes of its weights
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=bound, msg=name)
