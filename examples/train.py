@@ -204,7 +204,8 @@ def train(
                 accelerator.wait_for_everyone()
     bar.close()
     if interrupted:
-        raise Interrupted(f"saved step {trainer.step} after {interruption.signal or 'a signal to another process'}")
+        signal = interruption.signal.name if interruption.signal else "a signal to another process"
+        raise Interrupted(f"saved step {trainer.step} after {signal}")
     if publisher:
         publisher.finish(run.checkpoint)
     return evaluation
