@@ -232,10 +232,10 @@ def main() -> None:
         args.mixed_precision = accelerator.mixed_precision  # as launched; a run goes on in its own precision
         run = RunFolder(args.output_dir, args.keep_checkpoints)
         checkpoint = find_checkpoint(args, run, accelerator.print)
+        trainer = make_trainer(args, config, accelerator, checkpoint)
         facts = run_facts(args, train_set, test_set, accelerator)
         for note in check_resumption(facts, checkpoint) if checkpoint else []:
             accelerator.print(f"note: {note}")
-        trainer = make_trainer(args, config, accelerator, checkpoint)
         stream = PuzzleStream(train_set, args.batch_size, args.seed, args.augment, args.images_per_puzzle)
         memory = measure_memory(
             trainer, stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.training import WITHOUT_AIR_HF
 from transformers import AutoModel, AutoTokenizer
 
 from air_hf import AIRForPuzzleSolving
@@ -17,13 +18,10 @@ from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS
 
 # Run from elsewhere with -I and without site-packages' air_hf: the class must come from the checkpoint's own code.
-REMOTE = """
-import sys, torch
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "air_hf":
-            raise ImportError("air_hf is not importable here")
-sys.meta_path.insert(0, Blocker())
+REMOTE = (
+    WITHOUT_AIR_HF
+    + """
+import torch
 from transformers import AutoModel
 for folder in sys.argv[1:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
@@ -35,6 +33,7 @@ for folder in sys.argv[1:]:
     torch.save({"logits": out.logits, "q": out.q_halt_logits}, f"{folder}/remote.pt")
     model.save_pretrained(f"{folder}/again")
 """
+)
 
 
 def two_segments(model) -> tuple[torch.Tensor, torch.Tensor]:

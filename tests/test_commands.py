@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import prepare_multi_gpu_env
 from safetensors.torch import load_file
+from support.training import make_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from air_hf.dataset_builders.generate import generate_split, write_split
-from air_hf.puzzles import get_puzzle
 from air_hf.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -35,10 +35,7 @@ def train(data, output, *words, check=True, launcher=()):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    puzzle = get_puzzle("sudoku-4x4")
-    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +144,21 @@ def test_a_tracker_gets_the_curves_and_the_recipe(data, tmp_path):
     assert [event.step for event in accumulator.Scalars("train/lm_loss")] == [4]
 
 
-@pytest.mark.parametrize("name", ["1-gpu", "8-gpu", "2-machines"])
-def test_launcher_configs_are_read(name):
-    """By Accelerate's own reader, which refuses unknown fields; the processes are those of the file's name."""
-    config = load_config_from_file(str(ROOT / "examples" / "configs" / "accelerate" / f"{name}.yaml"))
-    assert config.num_processes == {"1-gpu": 1, "8-gpu": 8, "2-machines": 16}[name]
-    assert config.mixed_precision == "bf16"
+@pytest.mark.parametrize(("name", "here", "everywhere"), [("1-gpu", 1, 1), ("8-gpu", 8, 8), ("2-machines", 8, 16)])
+def test_launcher_configs_dry_run(name, here, everywhere):
+    """What `accelerate launch` makes of the file, short of starting the processes."""
+    config = str(ROOT / "examples" / "configs" / "accelerate" / f"{name}.yaml")
+    where = ["--machine_rank", "1", "--main_process_ip", "10.0.0.1"] if name == "2-machines" else []
+    parsed = launch_command_parser().parse_args(["--config_file", config, *where, "examples/train.py"])
+    words, _, mixed_precision_given = _validate_launch_command(parsed)
+    assert (words.num_processes, words.mixed_precision) == (everywhere, "bf16")
+    assert mixed_precision_given
+    assert words.multi_gpu == (everywhere > 1)
+    if words.multi_gpu:
+        prepare_multi_gpu_env(words)
+        assert words.nproc_per_node == str(here)
+    if where:
+        assert (words.nnodes, words.node_rank, words.rdzv_endpoint) == ("2", 1, "10.0.0.1:29500")
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from support.training import make_csv
 
 from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.dataset_builders.builders import MazeHard, SudokuExtreme
 from air_hf.dataset_builders.folder import build_folder, check_folder
-from air_hf.dataset_builders.generate import generate_split, write_split
 from air_hf.puzzles import get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.reading import DataError
@@ -25,17 +25,13 @@ GOOD = "x,1...............,1234341221434321,0\n"
 @pytest.fixture(scope="module")
 def sudokus(tmp_path_factory) -> Path:
     """60 train and 20 test 9x9 puzzles as CSV."""
-    folder, puzzle = tmp_path_factory.mktemp("sudoku"), get_puzzle("sudoku-9x9")
-    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("sudoku"), "sudoku-9x9")
 
 
 @pytest.fixture(scope="module")
 def mazes(tmp_path_factory) -> Path:
     """12 train and 4 test 6x6 mazes as CSV."""
-    folder, puzzle = tmp_path_factory.mktemp("maze"), get_puzzle("maze-6x6")
-    write_split(folder, puzzle, generate_split(puzzle, 12, 4, workers=1, min_path_cells=5), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("maze"), "maze-6x6", 12, 4, min_path_cells=5)
 
 
 @pytest.fixture

@@ -12,14 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.distributed_steps import CASES
+from support.training import ROOT, TINY_RUN, make_csv
 
-from air_hf.dataset_builders.generate import generate_split, write_split
-from air_hf.puzzles import get_puzzle
-
-ROOT = Path(__file__).parent.parent
-TINY = ["--config", "examples/configs/sudoku-6x6.yaml", "--hidden_size", "32", "--num_attention_heads", "2",
-        "--num_hidden_layers", "1", "--max_segments", "3", "--compile", "off", "--num_threads", "1",
-        "--batch_size", "16", "--warmup_steps", "3", "--mixed_precision", "no", "--log_every", "2"]  # fmt: skip
+TINY = [*TINY_RUN, "--log_every", "2"]
 
 
 SETTING = {"cwd": ROOT, "env": os.environ | {"ACCELERATE_USE_CPU": "true"}, "stdout": subprocess.PIPE, "text": True}
@@ -77,8 +72,8 @@ def final_state(checkpoint: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A run on two processes that nobody disturbed, beside its data."""
-    folder, puzzle = tmp_path_factory.mktemp("whole"), get_puzzle("sudoku-4x4")
-    write_split(folder / "data", puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
+    folder = tmp_path_factory.mktemp("whole")
+    make_csv(folder / "data")
     done = torchrun(2, *command(folder, folder / "run"), "--keep_checkpoints", "100")
     assert "2 processes" in done.stdout
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()

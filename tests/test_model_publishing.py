@@ -12,25 +12,20 @@ import yaml
 from safetensors.torch import load_file
 from support.hub_processes import client_pool, contents, run
 from support.hub_server import Fault
+from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
-from air_hf.dataset_builders.generate import generate_split, write_split
 from air_hf.model_card import find_variant, write_model_card
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS, variant_config
 
 pytest_plugins = ["support.hub_fixtures"]
-TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--max_segments", "2",
-        "--compile", "off", "--num_threads", "1", "--batch_size", "16", "--log_every", "2",
-        "--warmup_steps", "2", "--mixed_precision", "no"]  # fmt: skip
+TINY = [*TINY_RUN, "--max_segments", "2", "--log_every", "2"]
 # In a process that has never heard of this package: the three lines of the card, a pinned revision, and the pipeline.
-USE = """
-import json, sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "air_hf":
-            raise ImportError("air_hf is not importable here")
-sys.meta_path.insert(0, Blocker())
+USE = (
+    WITHOUT_AIR_HF
+    + """
+import json
 import torch
 from transformers import AutoModel, AutoTokenizer, pipeline
 repository, revision, boards = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
@@ -44,20 +39,18 @@ answers = solver(boards, batch_size=100)
 assert [answer["solution"] for answer in answers] == direct
 print(json.dumps(answers))
 """
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder, puzzle = tmp_path_factory.mktemp("data"), get_puzzle("sudoku-4x4")
-    write_split(folder, puzzle, generate_split(puzzle, 1000, 40, workers=1), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("data"), train=1000, test=40)
 
 
 def train(hub, home, data, output, variant, *words) -> subprocess.CompletedProcess:
     return run(
-        hub, home, sys.executable, "-m", "accelerate.commands.launch", "examples/train.py", "--config",
-        "examples/configs/sudoku-6x6.yaml", "--train_data", data, "--output_dir", output, "--variant", variant,
-        *TINY, *words,
+        hub, home, sys.executable, "-m", "accelerate.commands.launch", "examples/train.py", *TINY,
+        "--train_data", data, "--output_dir", output, "--variant", variant, *words,
     )  # fmt: skip
 
 

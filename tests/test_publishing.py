@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from support.hub_processes import ROOT, client_pool, contents, run
 from support.hub_server import Fault
-
-from air_hf.dataset_builders.generate import generate_split, write_split
-from air_hf.puzzles import get_puzzle
+from support.training import make_csv
 
 pytest_plugins = ["support.hub_fixtures"]
 REPO = "puzzles/tiny-sudoku"
@@ -33,9 +31,7 @@ def air_hf(hub, home, *words, **options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def csv_folder(tmp_path_factory) -> Path:
-    folder, puzzle = tmp_path_factory.mktemp("csv"), get_puzzle("sudoku-4x4")
-    write_split(folder, puzzle, generate_split(puzzle, 40, 16, workers=1), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("csv"), train=40, test=16)
 
 
 @pytest.fixture(scope="module")

@@ -16,26 +16,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from support.training import ROOT, TINY_RUN, make_csv
 
 from air_hf.data import PuzzleSet, PuzzleStream
-from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
+from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
 from air_hf.training import NonFiniteError, RunFolder, Trainer, TrainingArguments, save_checkpoint
 from air_hf.training.run_folder import check_manifest
 
-ROOT = Path(__file__).parent.parent
-TINY = ["--config", "examples/configs/sudoku-6x6.yaml", "--hidden_size", "32", "--num_attention_heads", "2",
-        "--num_hidden_layers", "1", "--max_segments", "3", "--compile", "off", "--num_threads", "1",
-        "--batch_size", "8", "--warmup_steps", "3", "--mixed_precision", "no", "--max_steps", "24",
-        "--save_every", "2", "--eval_every", "12", "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
+TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
+        "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder, puzzle = tmp_path_factory.mktemp("data"), get_puzzle("sudoku-4x4")
-    write_split(folder, puzzle, generate_split(puzzle, 60, 20, workers=1), 0, {})
-    return folder
+    return make_csv(tmp_path_factory.mktemp("data"))
 
 
 def command(data, output, *words) -> list[str]:

@@ -7,11 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.training import make_csv
 
 from air_hf.cli import main
 from air_hf.commands.sweep import parse_seeds
-from air_hf.dataset_builders.generate import generate_split, write_split
-from air_hf.puzzles import get_puzzle
 from air_hf.recipes import get_recipe, recipe_names
 from air_hf.sweep import ASYMMETRIC, GROUPS, SYMMETRIC, Run, collect
 from air_hf.training import parse_arguments
@@ -50,8 +49,7 @@ def test_recipes_command(capsys):
 
 def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    puzzle = get_puzzle("sudoku-4x4")
-    write_split(tmp_path / "data", puzzle, generate_split(puzzle, 40, 10, workers=1), 0, {})
+    make_csv(tmp_path / "data", train=40, test=10)
     extra = f"--train_data {tmp_path / 'data'} --max_steps 2 --warmup_steps 1 --hidden_size 32"
     words = ["sweep", "--variants", "Lx_H,Lx_Hx", "--seeds", "0", "--config", "examples/configs/sweep-4x4.yaml",
              "--output", tmp_path / "sweep", "--extra", extra]  # fmt: skip

@@ -1,0 +1,28 @@
+"""What tests of training share: puzzles to train on, and a run of seconds."""
+
+from pathlib import Path
+
+from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.puzzles import get_puzzle
+
+ROOT = Path(__file__).parents[2]
+# The words of a run of a tiny model in float32; a word given again overrides.
+TINY_RUN = ["--config", "examples/configs/sudoku-6x6.yaml", "--hidden_size", "32", "--num_attention_heads", "2",
+            "--num_hidden_layers", "1", "--max_segments", "3", "--compile", "off", "--num_threads", "1",
+            "--batch_size", "16", "--warmup_steps", "2", "--mixed_precision", "no"]  # fmt: skip
+# Run first in a fresh process, this makes the package one that is not installed.
+WITHOUT_AIR_HF = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "air_hf":
+            raise ImportError("air_hf is not importable here")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def make_csv(folder: Path, puzzle: str = "sudoku-4x4", train: int = 60, test: int = 20, **options) -> Path:
+    """A folder with `train.csv` and `test.csv`; options are the generator's."""
+    board = get_puzzle(puzzle)
+    write_split(folder, board, generate_split(board, train, test, workers=1, **options), 0, {})
+    return folder
