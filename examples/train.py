@@ -3,10 +3,8 @@
 accelerate launch examples/train.py --config examples/configs/quickstart.yaml [--field value ...]
 """
 
-import json
 import os
-import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -26,6 +24,7 @@ from air_hf.training import (
     Interruption,
     NonFiniteError,
     RunFolder,
+    RunRecords,
     Trainer,
     TrainingArguments,
     attention_for,
@@ -89,17 +88,6 @@ def make_trainer(
     return trainer
 
 
-def find_checkpoint(args: TrainingArguments, run: RunFolder, report) -> Path | None:
-    """What the run goes on from, None for a new one."""
-    if args.resume_from == "latest":
-        return run.latest(report)
-    if args.resume_from:
-        return Path(args.resume_from)
-    if run.holds_a_run():
-        raise ValueError(f"{run.output} already holds a run; choose another output_dir, or --resume_from latest")
-    return None
-
-
 def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult:
     """Scores the EMA weights, or the raw ones where EMA is off; all processes share the work."""
     ema, args = trainer.ema, trainer.args
@@ -114,65 +102,23 @@ def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult:
         )
 
 
-def summarize(sums: dict[str, torch.Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """Means of the metrics summed since the last line, over all processes."""
-    total = {name: float(value) for name, value in accelerator.reduce(sums, reduction="sum").items()}
-    slots, count = total["slots"], max(total["count"], 1.0)
-    losses = {name: total[name] / slots for name in ("lm_loss", "q_halt_loss", "q_continue_loss")}
-    halted = {name: total[name] / count for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
-    return losses | halted | {"slots": slots, "count": total["count"]}
-
-
-class Clock:
-    """Minutes and puzzles per second of training alone, without evaluations and checkpoints."""
-
-    def __init__(self):
-        self.started = self.last_line = time.monotonic()
-
-    @contextmanager
-    def stopped(self):
-        pause = time.monotonic()
-        yield
-        self.started += time.monotonic() - pause
-        self.last_line += time.monotonic() - pause
-
-    def minutes(self) -> float:
-        return (time.monotonic() - self.started) / 60
-
-    def line(self, slots: float) -> dict[str, float]:
-        """Minutes since the start, and the rate since the last call."""
-        now, before = time.monotonic(), self.last_line
-        self.last_line = now
-        return {"minutes": self.minutes(), "puzzles_per_second": slots / (now - before)}
-
-
-def append_line(path: Path, record: dict) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 def train(
     trainer: Trainer, run: RunFolder, stream: PuzzleStream, test_set: PuzzleSet, facts: dict, interruption: Interruption
 ) -> EvaluationResult | None:
     """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
     args, accelerator, output = trainer.args, trainer.accelerator, run.output
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
-    clock, sums, line, evaluation, done, evaluations = Clock(), None, {}, None, False, 0
-    publisher = make_publisher(args, bar.write) if accelerator.is_main_process else None
-    interrupted = False
+    records, evaluation, done, interrupted, evaluations = RunRecords(output, accelerator), None, False, False, 0
+    publisher = None
+    if args.push_to_hub and accelerator.is_main_process:
+        publisher = BackgroundPublisher(args.push_to_hub, args.hub_private_repo, bar.write)
     while not (done or interrupted):
         batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
-        metrics = trainer.train_step(batch)
-        sums = metrics if sums is None else {name: sums[name] + value for name, value in metrics.items()}
+        records.add(trainer.train_step(batch))
         bar.update()
         done = trainer.step >= args.max_steps
         if done or trainer.step % args.log_every == 0:
-            line = summarize(sums, accelerator)
-            line = {"step": trainer.step} | line | clock.line(line["slots"])
-            sums = None
-            if accelerator.is_main_process:
-                append_line(output / "metrics.jsonl", line)
-            accelerator.log({f"train/{name}": value for name, value in line.items()}, step=trainer.step)
+            line = records.write_metrics(trainer.step)
             bar.set_postfix_str(
                 f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
                 f"{line['puzzles_per_second']:.0f} puzzles/s"  # every slot counts at every segment
@@ -183,18 +129,16 @@ def train(
         interrupted = not done and interruption.requested(accelerator)
         evaluation_due = done or (args.eval_every and trainer.step % args.eval_every == 0 and not interrupted)
         if evaluation_due or interrupted or (args.save_every and trainer.step % args.save_every == 0):
-            with clock.stopped():
+            with records.clock.stopped():
                 evaluation = evaluate(trainer, test_set) if evaluation_due else None
-                if evaluation is not None and accelerator.is_main_process:
-                    bar.write(
-                        f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
-                        f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
-                    )
-                    scores = evaluation.to_dict()
-                    append_line(output / "evaluations.jsonl", {"minutes": line.get("minutes")} | scores)
-                    numbers = {f"test/{name}": value for name, value in scores.items() if isinstance(value, float)}
-                    accelerator.log(numbers, step=trainer.step)
-                so_far = {"minutes": facts["minutes"] + clock.minutes(), "curves": read_curves(output)}
+                if evaluation is not None:
+                    records.write_evaluation(trainer.step, evaluation)
+                    if accelerator.is_main_process:
+                        bar.write(
+                            f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
+                            f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
+                        )
+                so_far = {"minutes": facts["minutes"] + records.clock.minutes(), "curves": read_curves(output)}
                 save_checkpoint(trainer, run.place(trainer.step), evaluation, facts | so_far)
                 if accelerator.is_main_process:
                     run.adopt(trainer.step)
@@ -215,10 +159,6 @@ class Interrupted(Exception):
     """The run was told to stop, and saved itself."""
 
 
-def make_publisher(args: TrainingArguments, report) -> BackgroundPublisher | None:
-    return BackgroundPublisher(args.push_to_hub, args.hub_private_repo, report) if args.push_to_hub else None
-
-
 def main() -> None:
     args, model_fields = parse_arguments(description=__doc__.splitlines()[0])
     try:
@@ -231,7 +171,7 @@ def main() -> None:
         accelerator = make_accelerator(args, config)
         args.mixed_precision = accelerator.mixed_precision  # as launched; a run goes on in its own precision
         run = RunFolder(args.output_dir, args.keep_checkpoints)
-        checkpoint = find_checkpoint(args, run, accelerator.print)
+        checkpoint = run.find_checkpoint(args.resume_from, accelerator.print)
         trainer = make_trainer(args, config, accelerator, checkpoint)
         facts = run_facts(args, train_set, test_set, accelerator)
         for note in check_resumption(facts, checkpoint) if checkpoint else []:

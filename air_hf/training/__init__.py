@@ -3,9 +3,10 @@
 from air_hf.training.arguments import TrainingArguments, parse_arguments
 from air_hf.training.backend import attention_for, is_lost_process, process_handlers, should_compile
 from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
-from air_hf.training.facts import check_resumption, read_curves, run_facts
+from air_hf.training.facts import check_resumption, run_facts
 from air_hf.training.interruption import EXIT_STATUS, Interruption
 from air_hf.training.memory import measure_memory
+from air_hf.training.records import RunRecords, read_curves
 from air_hf.training.run_folder import RunFolder
 from air_hf.training.trackers import new_run_id, tracker_options
 from air_hf.training.trainer import NonFiniteError, Trainer
@@ -15,6 +16,7 @@ __all__ = [
     "Interruption",
     "NonFiniteError",
     "RunFolder",
+    "RunRecords",
     "Trainer",
     "TrainingArguments",
     "attention_for",

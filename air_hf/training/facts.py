@@ -1,7 +1,6 @@
 """What a checkpoint records of the run that made it: enough to repeat the run and to write its card."""
 
 import dataclasses
-import json
 import os
 import platform
 from importlib.metadata import version
@@ -17,7 +16,6 @@ from air_hf.training.arguments import TrainingArguments
 # Where things are on one machine says nothing to another one, and may say too much.
 _PRIVATE = {"train_data", "test_data", "output_dir", "resume_from", "push_to_hub", "push_every", "hub_private_repo"}
 _LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
-_MOST_POINTS = 400
 
 
 def run_facts(
@@ -83,19 +81,3 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
         for name, (old, new) in pairs.items()
         if old != new
     ]
-
-
-def read_curves(output: Path) -> dict[str, list]:
-    """The run's records, thinned: `[step, lm_loss]` and `[step, exact_accuracy, cell_accuracy]` of each evaluation."""
-    metrics, evaluations = (_read_lines(output / name) for name in ("metrics.jsonl", "evaluations.jsonl"))
-    every = -(-len(metrics) // _MOST_POINTS) or 1
-    return {
-        "loss": [[line["step"], line["lm_loss"]] for line in metrics[::every]],
-        "evaluations": [[line["step"], line["exact_accuracy"], line["cell_accuracy"]] for line in evaluations],
-    }
-
-
-def _read_lines(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

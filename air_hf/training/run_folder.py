@@ -14,9 +14,9 @@ from pathlib import Path
 
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import EVALUATION, CheckpointError
+from air_hf.training.records import RECORDS
 
 MANIFEST = "training_state/manifest.json"
-RECORDS = ("metrics.jsonl", "evaluations.jsonl")
 
 
 class RunFolder:
@@ -34,8 +34,23 @@ class RunFolder:
         """Where the checkpoint of a step belongs."""
         return self._checkpoints / f"step-{step:08d}"
 
-    def holds_a_run(self) -> bool:
-        return any((self.output / name).exists() for name in RECORDS) or bool(self._saved())
+    def find_checkpoint(self, resume_from: str | None, report: Callable[[str], None]) -> Path | None:
+        """What a run goes on from, None for a new one.
+
+        Args:
+            resume_from (`str`, *optional*): a checkpoint; "latest" for this folder's newest whole one, if it has any.
+            report (`Callable`): gets what is passed over, and why.
+
+        Raises:
+            ValueError: `resume_from` is None, and the folder holds a run.
+        """
+        if resume_from == "latest":
+            return self.latest(report)
+        if resume_from is not None:
+            return Path(resume_from)
+        if any((self.output / name).exists() for name in RECORDS) or self._saved():
+            raise ValueError(f"{self.output} already holds a run; choose another output_dir, or --resume_from latest")
+        return None
 
     def _saved(self) -> list[Path]:
         """The checkpoints, oldest first; what a killed save left unfinished has another name."""

@@ -1,0 +1,102 @@
+"""What a run writes while it trains: lines of metrics and evaluations, and a tracker's curves."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from air_hf.evaluation import EvaluationResult
+
+METRICS, EVALUATIONS = RECORDS = ("metrics.jsonl", "evaluations.jsonl")
+_MOST_POINTS = 400
+
+
+class Clock:
+    """Minutes and puzzles per second of training alone, without evaluations and checkpoints."""
+
+    def __init__(self):
+        self._started = self._last_line = time.monotonic()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Does not count the block."""
+        pause = time.monotonic()
+        yield
+        self._started += time.monotonic() - pause
+        self._last_line += time.monotonic() - pause
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self._started) / 60
+
+    def line(self, slots: float) -> dict[str, float]:
+        """Minutes since the start, and the rate since the last call."""
+        now, before = time.monotonic(), self._last_line
+        self._last_line = now
+        return {"minutes": self.minutes(), "puzzles_per_second": slots / (now - before)}
+
+
+class RunRecords:
+    """The records of a run in training; every process calls its methods, the main one writes.
+
+    Args:
+        output (`Path`): the run's folder.
+        accelerator (`Accelerator`): its trackers get the same numbers.
+
+    Attributes:
+        clock ([`Clock`]): time spent training.
+        line (`dict`): the last line of metrics, empty before the first.
+    """
+
+    def __init__(self, output: Path, accelerator: Accelerator):
+        self._output, self._accelerator = output, accelerator
+        self._sums: dict[str, torch.Tensor] = {}
+        self.clock = Clock()
+        self.line: dict[str, float] = {}
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Takes in a step's sums, see [`step_metrics`]."""
+        self._sums = {name: self._sums[name] + value if self._sums else value for name, value in metrics.items()}
+
+    def write_metrics(self, step: int) -> dict[str, float]:
+        """Writes and returns the means since the last line, over all processes."""
+        total = {name: float(value) for name, value in self._accelerator.reduce(self._sums, reduction="sum").items()}
+        self._sums = {}
+        slots, count = total["slots"], max(total["count"], 1.0)
+        losses = {name: total[name] / slots for name in ("lm_loss", "q_halt_loss", "q_continue_loss")}
+        halted = {name: total[name] / count for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")}
+        self.line = {"step": step} | losses | halted | {"slots": slots, "count": total["count"]}
+        self.line |= self.clock.line(slots)
+        self._append(METRICS, self.line)
+        self._accelerator.log({f"train/{name}": value for name, value in self.line.items()}, step=step)
+        return self.line
+
+    def write_evaluation(self, step: int, evaluation: EvaluationResult) -> None:
+        scores = evaluation.to_dict()
+        self._append(EVALUATIONS, {"minutes": self.line.get("minutes")} | scores)
+        numbers = {f"test/{name}": value for name, value in scores.items() if isinstance(value, float)}
+        self._accelerator.log(numbers, step=step)
+
+    def _append(self, name: str, record: dict) -> None:
+        if self._accelerator.is_main_process:
+            with open(self._output / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def read_curves(output: Path) -> dict[str, list]:
+    """The run's records, thinned: `[step, lm_loss]` and `[step, exact_accuracy, cell_accuracy]` of each evaluation."""
+    metrics, evaluations = (_read_lines(output / name) for name in RECORDS)
+    every = -(-len(metrics) // _MOST_POINTS) or 1
+    return {
+        "loss": [[line["step"], line["lm_loss"]] for line in metrics[::every]],
+        "evaluations": [[line["step"], line["exact_accuracy"], line["cell_accuracy"]] for line in evaluations],
+    }
+
+
+def _read_lines(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
