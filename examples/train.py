@@ -169,10 +169,10 @@ def main() -> None:
         from_data = {"vocab_size": puzzle.vocab_size, "seq_len": puzzle.num_cells, "puzzle": puzzle.name}
         config = variant_config(args.variant, **from_data, **model_fields)
         accelerator = make_accelerator(args, config)
-        args.mixed_precision = accelerator.mixed_precision  # as launched; a run goes on in its own precision
         run = RunFolder(args.output_dir, args.keep_checkpoints)
         checkpoint = run.find_checkpoint(args.resume_from, accelerator.print)
         trainer = make_trainer(args, config, accelerator, checkpoint)
+        args = trainer.args
         facts = run_facts(args, train_set, test_set, accelerator)
         for note in check_resumption(facts, checkpoint) if checkpoint else []:
             accelerator.print(f"note: {note}")
@@ -180,7 +180,7 @@ def main() -> None:
         memory = measure_memory(
             trainer, stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         )
-        before = training_facts(checkpoint) if checkpoint else {}
+        before = training_facts(checkpoint) if checkpoint and run.owns(checkpoint) else {}
         facts |= {"minutes": before.get("minutes", 0.0), "tracker_run": before.get("tracker_run") or new_run_id()}
         if accelerator.is_main_process:
             run.drop_records_after(trainer.step)
@@ -212,7 +212,7 @@ def main() -> None:
             raise
         raise SystemExit(
             f"train.py: error: process {accelerator.process_index} of {accelerator.num_processes} no longer reaches "
-            f"the others ({str(error).splitlines()[0]}). The last checkpoint is good; go on with --resume_from latest"
+            f"the others ({str(error).splitlines()[0]}); go on with --resume_from latest"
         ) from error
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {run.checkpoint}")

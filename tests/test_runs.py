@@ -98,6 +98,10 @@ def whole(data, tmp_path_factory) -> Path:
     return output
 
 
+def checkpoints(output: Path) -> set[str]:
+    return {path.name for path in output.glob("checkpoints/step-*")}
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(data, whole, tmp_path, kills):
     """SIGKILL, in steps and in saves alike; each time the same command goes on, to the same weights."""
@@ -105,11 +109,18 @@ def test_killed_at_random_moments(data, whole, tmp_path, kills):
     output = tmp_path / "run"
     struck = 0
     while struck < kills:
+        before = checkpoints(output)
         process = start(command(data, output))
-        time.sleep(rng.uniform(0.2, 1.6))
+        if struck % 2:  # every other one is struck soon after a save, in case loading takes longer than the time below
+            while process.is_alive() and checkpoints(output) <= before:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.3))
+        else:
+            time.sleep(rng.uniform(0.2, 1.6))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:  # it got to the end before it was struck: once more from the start
             assert_same_run(output, whole)
             output = tmp_path / f"run-{struck}"
@@ -184,6 +195,32 @@ def test_what_is_kept(make_model, stream, tmp_path):
             assert kept == {f"step-{number:08d}" for number in (2, 3, 4)}
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000004", "step-00000005"}
     assert (tmp_path / "checkpoint").resolve() == run.place(5).resolve()
+
+
+def save(trainer: Trainer, run: RunFolder, step: int) -> None:
+    save_checkpoint(trainer, run.place(step))
+    run.adopt(step)
+
+
+def test_going_back_drops_what_came_after(make_model, tmp_path):
+    """The checkpoint just saved is kept, even if it is the only one to keep and later ones are there."""
+    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=1)
+    for step in (2, 4):
+        save(trainer, run, step)
+    (run.place(4) / "evaluation.json").write_text("{")  # damaged
+    save(trainer, run, 3)
+    assert checkpoints(tmp_path) == {"step-00000003"}
+    assert run.checkpoint.resolve() == run.place(3).resolve()
+
+
+def test_a_run_is_not_mixed_with_another(make_model, tmp_path):
+    trainer, run, other = make_trainer(make_model()), RunFolder(tmp_path / "a", 1), RunFolder(tmp_path / "b", 1)
+    save(trainer, run, 2)
+    assert other.find_checkpoint(str(run.checkpoint), print) == run.checkpoint  # a fork, in a folder of its own
+    assert run.find_checkpoint(str(run.checkpoint), print) == run.checkpoint
+    save(trainer, other, 2)
+    with pytest.raises(ValueError, match=r"b holds another run than .*; choose another output_dir"):
+        other.find_checkpoint(str(run.checkpoint), print)
 
 
 @pytest.fixture(scope="module")

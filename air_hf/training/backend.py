@@ -38,8 +38,12 @@ def should_compile(choice: str, device: torch.device) -> bool:
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error is that of a collective whose other processes are gone or silent."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)  # gloo's are plain RuntimeErrors
+    """Whether an error is that of a collective whose other processes are gone or silent.
+
+    Neither library has a type of its own for it. Gloo's message names its transport (seen here); NCCL's is that of its
+    ncclRemoteError (not seen here: most often its watchdog ends the process first).
+    """
+    return any(sign in str(error) for sign in ("gloo/transport", "remote process exited"))
 
 
 def process_handlers(config: AIRConfig) -> list[KwargsHandler]:

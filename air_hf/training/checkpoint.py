@@ -22,7 +22,7 @@ from air_hf.modeling import AIRConfig, AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.training.carry import Carry
-from air_hf.training.run_folder import check_manifest, write_manifest
+from air_hf.training.run_folder import check_manifest, sync_folder, write_manifest
 from air_hf.training.trainer import Trainer
 from air_hf.variants import CONFIG_FIELDS
 
@@ -32,7 +32,8 @@ _STATE_FOLDER = "training_state"
 _FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
                 "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
                 "hub_private_repo", "keep_checkpoints", "report_to", "max_memory", "accumulation_steps",
-                "train_data", "dataset", "dataset_config", "dataset_revision", "puzzle"}  # fmt: skip
+                "max_skipped_steps", "train_data", "dataset", "dataset_config", "dataset_revision",
+                "puzzle"}  # fmt: skip
 
 
 def save_checkpoint(
@@ -60,6 +61,7 @@ def save_checkpoint(
     if folder.exists():
         os.replace(folder, previous)
     os.replace(unfinished, folder)
+    sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 

@@ -54,7 +54,7 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
         checkpoint (`str` or `Path`): what it goes on from.
 
     Returns:
-        `list[str]`: what differs and changes results by rounding only, a line each.
+        `list[str]`: what differs and is allowed to, a line each.
 
     Raises:
         CheckpointError: the checkpoint was trained on other puzzles, or does not say on which.
@@ -73,11 +73,14 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
         "processes": (before["processes"], facts["processes"]),
         "hardware": (before["hardware"], facts["hardware"]),
     }
-    pairs[steps] = (before["arguments"][steps], facts["arguments"][steps])
+    pairs[steps] = (before["arguments"].get(steps, 1), facts["arguments"][steps])
     pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
-    return [
-        f"{name}: {old} before, {new} now; sums may be taken in another order, so that this run and one without an "
-        "interruption agree to rounding, not bit for bit"
+    notes = [
+        f"{name}: {old} before, {new} now; from here on this run differs from one without an interruption, at first by "
+        "rounding"
         for name, (old, new) in pairs.items()
         if old != new
     ]
+    if before["data"]["test"]["sha256"] != facts["data"]["test"]["sha256"]:
+        notes.append("the test puzzles are others than before; scores do not compare with earlier ones")
+    return notes

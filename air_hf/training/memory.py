@@ -20,10 +20,11 @@ class MemoryNeeds:
     Args:
         weights, gradients, moments, averages (`int`): the model, its gradients (twice, where processes exchange them),
             AdamAtan2's two moments, and the EMA.
-        carry (`int`): states and puzzles of the process's slots.
+        carry (`int`): states and puzzles of the process's slots: as the step before left them, refilled (in float32),
+            and as this one leaves them, in parts and joined.
         activations (`int`): what the slots that run at a time keep for the backward pass, without compilation, which
             saves some of it.
-        checkpoint (`int`): of these and the other processes' carry, on the disk.
+        checkpoint (`int`): of these and the other processes' slots, on the disk.
     """
 
     weights: int
@@ -59,19 +60,22 @@ def measure_memory(trainer: Trainer, batch: dict[str, torch.Tensor]) -> MemoryNe
     args, model = trainer.args, trainer.model
     batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
     slots = len(batch["input_ids"])
-    one, two = (_kept_for_backward(model, {k: v[:n] for k, v in batch.items()}) for n in (1, min(2, slots)))
+    (one, state), (two, _) = (_run_segment(model, {k: v[:n] for k, v in batch.items()}) for n in (1, min(2, slots)))
     processes = trainer.accelerator.num_processes
     weights = _bytes(model.state_dict().values())
     trained = _bytes(model.parameters())
     # The prefix table's optimiser keeps nothing.
     moments = 2 * sum(_bytes(group["params"]) for group in trainer.adam.param_groups)
     averages = trained if trainer.ema else 0
-    carry = _bytes([*vars(model.initial_state(slots)).values(), *batch.values()]) + slots
+    puzzles = _bytes(batch.values())
+    stored = slots * state + puzzles + slots  # with a byte for `halted`
+    refilled = _bytes(vars(model.initial_state(slots)).values()) + puzzles
 
     def needs(parts: int) -> MemoryNeeds:
         activations = one + (two - one) * (slots // parts - 1)
         gradients = trained * (1 if processes == 1 else 2)
-        checkpoint = 2 * weights + moments + averages + processes * carry
+        carry = refilled + (2 if parts == 1 else 3) * stored
+        checkpoint = 2 * weights + moments + averages + processes * stored
         return MemoryNeeds(weights, gradients, moments, averages, carry, activations, checkpoint)
 
     found = needs(args.accumulation_steps)
@@ -87,8 +91,8 @@ def _bytes(tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _kept_for_backward(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) -> int:
-    """Bytes of the tensors, other than weights, that the backward pass of a segment would need."""
+def _run_segment(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Bytes of the tensors, other than weights, that the backward pass would need; and of one slot's state."""
     owned = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     kept: dict[int, int] = {}
 
@@ -96,13 +100,13 @@ def _kept_for_backward(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in owned:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself would hold the graph that holds it
 
-    state = model.initial_state(len(batch["input_ids"]))
+    slots = len(batch["input_ids"])
+    # The graph holds what it keeps while it is built, so that no address comes up twice.
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         torch.compiler.set_stance("force_eager"),
     ):
-        output = model(**batch, state=state)  # the graph holds what it keeps, so that no address comes up twice
-    del output
-    return sum(kept.values())
+        output = model(**batch, state=model.initial_state(slots))
+    return sum(kept.values()), _bytes(vars(output.state).values()) // slots

@@ -42,15 +42,20 @@ class RunFolder:
             report (`Callable`): gets what is passed over, and why.
 
         Raises:
-            ValueError: `resume_from` is None, and the folder holds a run.
+            ValueError: the folder holds a run, and `resume_from` is None or a checkpoint of another one.
         """
         if resume_from == "latest":
             return self.latest(report)
-        if resume_from is not None:
-            return Path(resume_from)
-        if any((self.output / name).exists() for name in RECORDS) or self._saved():
+        holds_a_run = any((self.output / name).exists() for name in RECORDS) or self._saved()
+        if resume_from is None and holds_a_run:
             raise ValueError(f"{self.output} already holds a run; choose another output_dir, or --resume_from latest")
-        return None
+        if resume_from is not None and holds_a_run and not self.owns(resume_from):
+            raise ValueError(f"{self.output} holds another run than {resume_from}; choose another output_dir")
+        return None if resume_from is None else Path(resume_from)
+
+    def owns(self, checkpoint: str | Path) -> bool:
+        """Whether a checkpoint is one of this folder's."""
+        return Path(checkpoint).resolve().parent == self._checkpoints.resolve()
 
     def _saved(self) -> list[Path]:
         """The checkpoints, oldest first; what a killed save left unfinished has another name."""
@@ -69,13 +74,17 @@ class RunFolder:
         return None
 
     def adopt(self, step: int) -> None:
-        """Makes the checkpoint of a step, just saved, the run's last one, and removes what need not be kept."""
+        """Makes the checkpoint of a step, just saved, the run's last one, and removes what need not be kept.
+
+        Later ones are of a run that went back, or damaged.
+        """
         link = self._checkpoints / ".checkpoint"
         link.unlink(missing_ok=True)
         link.symlink_to(Path("checkpoints") / self.place(step).name, target_is_directory=True)
         os.replace(link, self.checkpoint)
         saved = self._saved()
-        kept = {*saved[-self.keep :], max(saved, key=_score)}
+        valid = [folder for folder in saved if folder.name <= self.place(step).name]
+        kept = {*valid[-self.keep :], max(valid, key=_score)}
         for folder in saved:
             if folder not in kept:
                 shutil.rmtree(folder)
@@ -98,11 +107,14 @@ def _is_whole(line: str) -> bool:
 
 
 def _score(folder: Path) -> tuple[float, float, str]:
-    """What makes a checkpoint the best: exact accuracy, then cell accuracy; the last of equals."""
-    path = folder / EVALUATION
-    if not path.is_file():
+    """What makes a checkpoint the best: exact accuracy, then cell accuracy; the last of equals.
+
+    One without a readable evaluation (none was due, or a disk damaged it) is worse than any with one.
+    """
+    try:
+        scores = EvaluationResult(**json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return (-1.0, -1.0, folder.name)
-    scores = EvaluationResult(**json.loads(path.read_text(encoding="utf-8")))
     return (scores.exact_accuracy, scores.cell_accuracy, folder.name)
 
 
@@ -117,6 +129,17 @@ def write_manifest(folder: Path) -> None:
     manifest.write_text(json.dumps(digests, indent=1), encoding="utf-8")
     with open(manifest, "rb") as file:
         os.fsync(file.fileno())
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        sync_folder(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_manifest(folder: Path) -> None:

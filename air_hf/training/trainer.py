@@ -3,6 +3,7 @@
 Axis letters: B slots of a batch, S cells.
 """
 
+import dataclasses
 from contextlib import nullcontext
 
 import numpy as np
@@ -56,7 +57,9 @@ class Trainer:
         if accelerator.gradient_accumulation_steps != 1:
             steps = accelerator.gradient_accumulation_steps
             raise ValueError(f"the accelerator has gradient_accumulation_steps {steps}; say accumulation_steps instead")
-        self.args, self.accelerator = args, accelerator
+        # As launched, so that a run goes on in the precision it began with.
+        self.args = dataclasses.replace(args, mixed_precision=accelerator.mixed_precision)
+        self.accelerator = accelerator
         self.compiled = should_compile(args.compile, accelerator.device)
         if self.compiled:
             for network in model.model.networks.values():
@@ -127,7 +130,7 @@ class Trainer:
             raise NonFiniteError(
                 f"step {self.step + 1}: the gradient is not finite (loss {loss:g}, learning rate "
                 f"{args.learning_rate * ratio:g}, puzzle ids {ids[:20]}); {self.skipped} such steps were skipped "
-                "before. The last checkpoint is good"
+                "before. Checkpoints are from before that"
             )
         self.skipped += 1
         self.step += 1
