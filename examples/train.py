@@ -30,6 +30,7 @@ from air_hf.training import (
     attention_for,
     check_resumption,
     is_lost_process,
+    let_collectives_end,
     load_checkpoint,
     measure_memory,
     new_run_id,
@@ -214,6 +215,8 @@ def main() -> None:
             f"train.py: error: process {accelerator.process_index} of {accelerator.num_processes} no longer reaches "
             f"the others ({str(error).splitlines()[0]}); go on with --resume_from latest"
         ) from error
+    finally:
+        let_collectives_end(accelerator)
     if evaluation is not None:
         accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {run.checkpoint}")
     accelerator.end_training()

@@ -1,7 +1,13 @@
 """Training: arguments, the step with its carry and optimisers, and checkpoints; the loop is `examples/train.py`."""
 
 from air_hf.training.arguments import TrainingArguments, parse_arguments
-from air_hf.training.backend import attention_for, is_lost_process, process_handlers, should_compile
+from air_hf.training.backend import (
+    attention_for,
+    is_lost_process,
+    let_collectives_end,
+    process_handlers,
+    should_compile,
+)
 from air_hf.training.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.training.facts import check_resumption, run_facts
 from air_hf.training.interruption import EXIT_STATUS, Interruption
@@ -22,6 +28,7 @@ __all__ = [
     "attention_for",
     "check_resumption",
     "is_lost_process",
+    "let_collectives_end",
     "load_checkpoint",
     "measure_memory",
     "new_run_id",

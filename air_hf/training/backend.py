@@ -3,10 +3,12 @@
 import os
 import shutil
 import sysconfig
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
 from air_hf.modeling import AIRConfig
@@ -35,6 +37,16 @@ def should_compile(choice: str, device: torch.device) -> bool:
         return True
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
+
+
+def let_collectives_end(accelerator: Accelerator) -> None:
+    """Call it before a model in training on several processes goes out of scope.
+
+    Gloo's thread needs the interpreter's lock to let go of the last collective's tensors. The end of the process group
+    waits for that thread and holds the lock: where it comes at once, the process never ends.
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(0.5)  # without the lock
 
 
 def is_lost_process(error: RuntimeError) -> bool:
