@@ -24,15 +24,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ancestors": ("hrm", "trm-att", "trm-mlp"),
 }
 # Exact accuracy in %, mean and standard deviation over five seeds: AIR (arXiv 2605.17811), main table and level tokens.
+# NaN: the sources at hand give no deviation.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
     "sudoku": {
         "L_Hx": (58.7, 3.3), "Lx_H": (60.0, 2.0), "L_H2x": (58.6, 1.9), "L2x_H": (59.1, 2.4), "Lx_H2x": (59.6, 0.9),
         "L2x_Hx": (58.6, 2.9), "Lx_Hx": (52.1, 1.6), "L2x_H2x": (50.9, 2.9), "L2x_H2x-add": (50.0, 1.9),
-        "L2x_H2x-prepend-strip": (57.5, 1.3), "L2x_H2x-prepend-keep": (47.8, 1.6),
+        "L2x_H2x-prepend-strip": (57.5, 1.3), "L2x_H2x-prepend-keep": (47.8, 1.6), "hrm": (55.0, math.nan),
     },
     "maze": {
         "L_Hx": (75.3, 3.2), "Lx_H": (71.0, 6.3), "L_H2x": (75.6, 1.9), "L2x_H": (71.1, 6.4), "Lx_H2x": (70.9, 2.4),
-        "L2x_Hx": (74.5, 1.6), "Lx_Hx": (69.4, 2.5), "L2x_H2x": (70.3, 4.2),
+        "L2x_Hx": (74.5, 1.6), "Lx_Hx": (69.4, 2.5), "L2x_H2x": (70.3, 4.2), "hrm": (74.5, math.nan),
     },
 }  # fmt: skip
 FINISHED = "finished.json"
@@ -113,7 +114,7 @@ def execute(runs: list[Run], jobs: int, report: Callable[[str], None]) -> list[R
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: percentages, NaN where nothing was measured."""
+    """A line of the table: percentages, NaN where nothing was measured; `values` are a variant's own runs."""
 
     name: str
     mean: float
@@ -121,6 +122,7 @@ class Row:
     runs: int
     paper: float
     paper_deviation: float
+    values: tuple[float, ...] = ()
 
 
 def collect(runs: list[Run], task: str | None) -> list[Row]:
@@ -131,10 +133,11 @@ def collect(runs: list[Run], task: str | None) -> list[Row]:
             measured.setdefault(run.variant, []).append(100 * run.scores["exact_accuracy"])
     paper = PAPER.get(task, {})
     rows = [
-        Row(name, statistics.mean(values), _deviation(values), len(values), *paper.get(name, (math.nan, math.nan)))
+        Row(name, statistics.mean(values), _deviation(values), len(values), *paper.get(name, (math.nan, math.nan)),
+            tuple(values))
         for name in VARIANTS
         if (values := measured.get(name))
-    ]
+    ]  # fmt: skip
     groups = {}
     for group, members in GROUPS.items():
         if members and all(member in measured for member in members):
@@ -163,20 +166,29 @@ def _number(mean: float, deviation: float) -> str:
     return f"{mean:.1f}" if math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
+def _list(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.1f}" for value in values)
+
+
 def write_tables(rows: list[Row], folder: Path, title: str, note: str) -> None:
     """Writes `table.md`, `table.csv` and `table.png` beside one another."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {title}", "", note, "", "| | exact accuracy, % | runs | the paper, % |", "| --- | --- | --- | --- |"]
+    lines = [f"# {title}", "", note, "", "| | exact accuracy, % | runs | each run | the paper, % |",
+             "| --- | --- | --- | --- | --- |"]  # fmt: skip
     lines += [
-        f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_number(row.paper, row.paper_deviation)} |"
+        f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_list(row.values)} "
+        f"| {_number(row.paper, row.paper_deviation)} |"
         for row in rows
     ]
     lines += ["", "Mean ± standard deviation over seeds.", "", "![The table as a picture](table.png)", ""]
     (folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("name", "mean", "deviation", "runs", "paper_mean", "paper_deviation"))
-        writer.writerows((row.name, row.mean, row.deviation, row.runs, row.paper, row.paper_deviation) for row in rows)
+        writer.writerow(("name", "mean", "deviation", "runs", "paper_mean", "paper_deviation", "values"))
+        writer.writerows(
+            (row.name, row.mean, row.deviation, row.runs, row.paper, row.paper_deviation, _list(row.values))
+            for row in rows
+        )
     _draw(rows, folder / "table.png")
 
 
@@ -187,19 +199,17 @@ def _draw(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(7, 0.6 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots()
     places = range(len(shown))
-    axes.errorbar(
-        [row.mean for row in shown],
-        places,
-        xerr=[0 if math.isnan(row.deviation) else row.deviation for row in shown],
-        fmt="o",
-        color="tab:blue",
-        label="here",
-    )
+    # The runs themselves: a mean and a deviation hide that some of them do not learn at all.
+    for place, row in zip(places, shown, strict=True):
+        axes.plot(
+            row.values, [place] * len(row.values), "o", color="tab:blue", alpha=0.35, label=None if place else "a run"
+        )
+    axes.plot([row.mean for row in shown], places, "|", color="tab:blue", markersize=14, label="mean")
     if any(not math.isnan(row.paper) for row in shown):
         axes.plot([row.paper for row in shown], places, "x", color="tab:gray", label="the paper, its own task")
     axes.set_yticks(places, [row.name for row in shown])
     axes.invert_yaxis()
-    axes.set(xlabel="exact accuracy, %")
+    axes.set(xlabel="exact accuracy, %", xlim=(-2, 102))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -109,7 +109,10 @@ def train(
     """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
     args, accelerator, output = trainer.args, trainer.accelerator, run.output
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
-    records, evaluation, done, interrupted, evaluations = RunRecords(output, accelerator), None, False, False, 0
+    records, evaluation, interrupted, evaluations = RunRecords(output, accelerator), None, False, 0
+    done = trainer.step >= args.max_steps
+    if done and accelerator.is_main_process:
+        run.adopt(trainer.step)  # it may have been killed between its last save and this
     publisher = None
     if args.push_to_hub and accelerator.is_main_process:
         publisher = BackgroundPublisher(args.push_to_hub, args.hub_private_repo, bar.write)
@@ -174,6 +177,8 @@ def main() -> None:
         checkpoint = run.find_checkpoint(args.resume_from, accelerator.print)
         trainer = make_trainer(args, config, accelerator, checkpoint)
         args = trainer.args
+        if trainer.step >= args.max_steps and not run.owns(checkpoint):
+            raise ValueError(f"{checkpoint} has run all of {args.max_steps} steps; nothing is left for another run")
         facts = run_facts(args, train_set, test_set, accelerator)
         for note in check_resumption(facts, checkpoint) if checkpoint else []:
             accelerator.print(f"note: {note}")
@@ -217,8 +222,8 @@ def main() -> None:
         ) from error
     finally:
         let_collectives_end(accelerator)
-    if evaluation is not None:
-        accelerator.print(f"\n{evaluation.table()}\n\ncheckpoint: {run.checkpoint}")
+    scores = "nothing was left to train" if evaluation is None else evaluation.table()
+    accelerator.print(f"\n{scores}\n\ncheckpoint: {run.checkpoint}")
     accelerator.end_training()
 
 

@@ -60,14 +60,18 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "sweep").exists()
     assert command(*words) == 0
     table = capsys.readouterr().out
-    assert "| Lx_H | 0.0 | 1 | 60.0 ± 2.0 |" in table
+    assert "| Lx_H | 0.0 | 1 | 0.0 | 60.0 ± 2.0 |" in table
     first = tmp_path / "sweep" / "Lx_H" / "seed-0"
     before = (first / "output.txt").read_text()
     (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "finished.json").unlink()  # as if it had been cut off there
     assert command(*words, "--table_only") == 0
     with open(tmp_path / "sweep" / "table.csv", newline="") as file:
-        assert [row["name"] for row in csv.DictReader(file)] == ["Lx_H"]
+        assert [(row["name"], row["values"]) for row in csv.DictReader(file)] == [("Lx_H", "0.0")]
     assert (tmp_path / "sweep" / "table.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert command(*words) == 0  # the second run had trained to its end, and only notes it
+    assert capsys.readouterr().out.count("| 0.0 | 1 | 0.0 |") == 2
+    assert (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "output.txt").read_text().count("nothing was left to train") == 1
     assert (first / "output.txt").read_text() == before
 
 
@@ -86,6 +90,7 @@ def test_the_table(tmp_path):
     assert rows["Lx_H"].deviation == pytest.approx(math.sqrt(50))
     assert rows["mean of asymmetric"].mean == pytest.approx(55)
     assert rows["mean of asymmetric"].paper == pytest.approx(59.1, abs=0.05)
+    assert rows["Lx_H"].values == pytest.approx((60, 50))
     assert rows["asymmetric − symmetric"].mean == pytest.approx(15)
     assert rows["asymmetric − symmetric"].paper == pytest.approx(7.6, abs=0.05)
     assert "mean of ancestors" not in rows

@@ -132,6 +132,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_model, stream, variant, tmp
 def test_resuming_what_is_not_there_or_not_ours(make_model, stream, tmp_path):
     trainer = make_trainer(make_model(), warmup_steps=1)
     trainer.train_step(stream.batch(0))
+    trainer.train_step(stream.batch(1))
     save_checkpoint(trainer, tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match=r"nowhere.*state\.json does not exist; expected a checkpoint folder"):
         load_checkpoint(trainer, tmp_path / "nowhere")
@@ -142,7 +143,7 @@ def test_resuming_what_is_not_there_or_not_ours(make_model, stream, tmp_path):
         ours = getattr(trainer.model.config, name)
         with pytest.raises(CheckpointError, match=f"was trained with {name}={ours!r}; this run has {value!r}"):
             load_checkpoint(make_trainer(make_model(**{name: value}), warmup_steps=1), tmp_path / "checkpoint")
-    with pytest.raises(CheckpointError, match="has run 1 steps; max_steps is 1"):
+    with pytest.raises(CheckpointError, match="has run 2 steps; max_steps is 1"):
         load_checkpoint(make_trainer(make_model(), warmup_steps=1, max_steps=1), tmp_path / "checkpoint")
     load_checkpoint(
         make_trainer(make_model(), warmup_steps=1, max_steps=200), tmp_path / "checkpoint"

@@ -141,7 +141,7 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
             raise CheckpointError(
                 f"{folder} was trained with {name}={saved_fields.get(name)!r}; this run has {ours[name]!r}"
             )
-    if facts["step"] >= trainer.args.max_steps:
+    if facts["step"] > trainer.args.max_steps:
         raise CheckpointError(f"{folder} has run {facts['step']} steps; max_steps is {trainer.args.max_steps}")
     tensors = {
         name: tensor.to(trainer.accelerator.device)
