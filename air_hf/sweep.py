@@ -4,14 +4,17 @@ import csv
 import json
 import math
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from air_hf.hub import EVALUATION, TRAINING_FACTS
 from air_hf.variants import VARIANTS
 
 ASYMMETRIC = ("L_Hx", "Lx_H", "L_H2x", "L2x_H", "Lx_H2x", "L2x_Hx")
@@ -36,7 +39,6 @@ PAPER: dict[str, dict[str, tuple[float, float]]] = {
         "L2x_Hx": (74.5, 1.6), "Lx_Hx": (69.4, 2.5), "L2x_H2x": (70.3, 4.2), "hrm": (74.5, math.nan),
     },
 }  # fmt: skip
-FINISHED = "finished.json"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,11 @@ class Run:
     @property
     def scores(self) -> dict | None:
         """The final evaluation; None while the run is not finished."""
-        path = self.folder / FINISHED
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        checkpoint = self.folder / "checkpoint"
+        if not (checkpoint / EVALUATION).is_file():
+            return None
+        facts = json.loads((checkpoint / TRAINING_FACTS).read_text(encoding="utf-8"))
+        return json.loads((checkpoint / EVALUATION).read_text(encoding="utf-8")) if facts.get("finished") else None
 
 
 def plan_runs(
@@ -80,36 +85,59 @@ def plan_runs(
             folder = output / variant / f"seed-{seed}"
             words = ["--config", recipe(variant), *extra, "--variant", variant, "--seed", str(seed)]
             words += ["--output_dir", str(folder), "--resume_from", "latest"]
-            launch = [sys.executable, "-m", "accelerate.commands.launch", str(script)]
-            runs.append(Run(variant, seed, folder, [*launch, *words]))
+            # Not through `accelerate launch`, which dies of a signal before the run it started is saved.
+            runs.append(Run(variant, seed, folder, [sys.executable, str(script), *words]))
     return runs
 
 
 def shell_line(run: Run) -> str:
     """The run's command for a shell, as for one element of a Slurm array."""
-    return shlex.join(["accelerate", "launch", *run.command[3:]])
+    return shlex.join(["python", *run.command[1:]])
 
 
 def execute(runs: list[Run], jobs: int, report: Callable[[str], None]) -> list[Run]:
-    """Runs what is not finished, `jobs` at a time; returns the runs that failed."""
+    """Runs what is not finished, `jobs` at a time; returns the runs that are not finished afterwards.
+
+    SIGTERM and SIGINT are passed on to the runs at work, which save themselves, and no other is started.
+    """
+    children: set[subprocess.Popen] = set()
+    starting, told_to_stop = threading.Lock(), threading.Event()
+
+    def stop(number: int, frame) -> None:
+        told_to_stop.set()
+        for child in tuple(children):
+            child.send_signal(number)
 
     def execute_one(run: Run) -> bool:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        with open(run.folder / "output.txt", "a", encoding="utf-8") as output:
-            status = subprocess.run(run.command, stdout=output, stderr=subprocess.STDOUT).returncode
-        evaluation = run.folder / "checkpoint" / "evaluation.json"
-        if status == 0 and evaluation.is_file():
-            unfinished = run.folder / f"{FINISHED}.part"
-            unfinished.write_text(evaluation.read_text(encoding="utf-8"), encoding="utf-8")
-            unfinished.replace(run.folder / FINISHED)
+        log = run.folder / "output.txt"
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            with open(log, "a", encoding="utf-8") as output:
+                with starting:
+                    if told_to_stop.is_set():
+                        return False
+                    child = subprocess.Popen(run.command, stdout=output, stderr=subprocess.STDOUT)
+                    children.add(child)
+                status = child.wait()
+        except OSError as error:
+            report(f"{run.variant}, seed {run.seed}: cannot be started ({error})")
+            return False
+        children.discard(child)
+        if status == 0 and run.scores is not None:
             report(f"{run.variant}, seed {run.seed}: exact {run.scores['exact_accuracy']:.1%}")
             return True
-        report(f"{run.variant}, seed {run.seed}: failed with status {status}, see {run.folder / 'output.txt'}")
+        ended = "stopped" if told_to_stop.is_set() else "failed"
+        report(f"{run.variant}, seed {run.seed}: {ended} with status {status}, see {log}")
         return False
 
     waiting = [run for run in runs if run.scores is None]
-    with ThreadPoolExecutor(jobs) as pool:
-        return [run for run, good in zip(waiting, pool.map(execute_one, waiting), strict=True) if not good]
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            return [run for run, good in zip(waiting, pool.map(execute_one, waiting), strict=True) if not good]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

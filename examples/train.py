@@ -17,7 +17,7 @@ from tqdm import tqdm
 from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
-from air_hf.hub import training_facts
+from air_hf.hub import EVALUATION, training_facts
 from air_hf.publishing import BackgroundPublisher
 from air_hf.training import (
     EXIT_STATUS,
@@ -29,6 +29,7 @@ from air_hf.training import (
     TrainingArguments,
     attention_for,
     check_resumption,
+    check_same_step,
     is_lost_process,
     let_collectives_end,
     load_checkpoint,
@@ -39,7 +40,7 @@ from air_hf.training import (
     read_curves,
     run_facts,
     save_checkpoint,
-    tracker_options,
+    start_tracker,
 )
 
 
@@ -71,6 +72,8 @@ def make_accelerator(args: TrainingArguments, config: AIRConfig) -> Accelerator:
             f"batch_size ({args.batch_size}) is not a multiple of {accelerator.num_processes} processes × "
             f"accumulation_steps ({args.accumulation_steps})"
         )
+    if args.report_to != "none" and not accelerator.log_with:  # Accelerate only warns
+        raise ImportError(f"report_to is {args.report_to!r}, which is not installed")
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
     torch.set_num_threads(args.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
@@ -104,19 +107,60 @@ def evaluate(trainer: Trainer, test_set: PuzzleSet) -> EvaluationResult:
 
 
 def train(
-    trainer: Trainer, run: RunFolder, stream: PuzzleStream, test_set: PuzzleSet, facts: dict, interruption: Interruption
+    trainer: Trainer,
+    run: RunFolder,
+    stream: PuzzleStream,
+    test_set: PuzzleSet,
+    facts: dict,
+    before: dict,
+    interruption: Interruption,
 ) -> EvaluationResult | None:
-    """The loop: steps, a line of metrics now and then, evaluations and checkpoints when due, and both at the end."""
-    args, accelerator, output = trainer.args, trainer.accelerator, run.output
+    """The loop: a step, a line of metrics now and then, a checkpoint where one is due, then an evaluation.
+
+    A run is saved before it is evaluated, so that nothing is lost if that fails, and again with its scores; one that
+    was stopped between the two goes on with the evaluation.
+    """
+    args, accelerator = trainer.args, trainer.accelerator
     bar = tqdm(total=args.max_steps, initial=trainer.step, unit="step", disable=not accelerator.is_main_process)
-    records, evaluation, interrupted, evaluations = RunRecords(output, accelerator), None, False, 0
-    done = trainer.step >= args.max_steps
-    if done and accelerator.is_main_process:
-        run.adopt(trainer.step)  # it may have been killed between its last save and this
+    records, evaluation, evaluations = RunRecords(run.output, accelerator, before), None, 0
     publisher = None
     if args.push_to_hub and accelerator.is_main_process:
         publisher = BackgroundPublisher(args.push_to_hub, args.hub_private_repo, bar.write)
-    while not (done or interrupted):
+
+    def save(scores: EvaluationResult | None = None) -> None:
+        so_far = {"minutes": records.clock.minutes(), "unlogged": records.unlogged(), "curves": read_curves(run.output)}
+        so_far["finished"] = done and scores is not None
+        save_checkpoint(trainer, run.place(trainer.step), scores, facts | so_far)
+        if accelerator.is_main_process:
+            run.adopt(trainer.step)
+        accelerator.wait_for_everyone()
+
+    over = args.max_minutes is not None and before.get("minutes", 0.0) >= args.max_minutes
+    done, interrupted = trainer.step >= args.max_steps or over, False
+    evaluated = not before or (run.place(trainer.step) / EVALUATION).is_file()
+    evaluation_due = not evaluated and (done or is_evaluation_step(args, trainer.step))
+    while True:
+        if evaluation_due:
+            with records.clock.stopped():
+                try:
+                    evaluation = evaluate(trainer, test_set)
+                except Exception:
+                    if interruption.signal is None:  # Ctrl-C ends a compiler at work, too, which then fails
+                        raise
+                    interrupted = True
+                    break
+                records.write_evaluation(trainer.step, evaluation)
+                if accelerator.is_main_process:
+                    bar.write(
+                        f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
+                        f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
+                    )
+                save(evaluation)
+                evaluations += 1
+                if publisher and not done and args.push_every and not evaluations % args.push_every:
+                    publisher.push(run.checkpoint)
+        if done or interrupted:
+            break
         batch = stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         records.add(trainer.train_step(batch))
         bar.update()
@@ -131,25 +175,11 @@ def train(
                 over = torch.tensor(float(line["minutes"] >= args.max_minutes), device=accelerator.device)
                 done = done or bool(accelerator.reduce(over, reduction="sum") > 0)
         interrupted = not done and interruption.requested(accelerator)
-        evaluation_due = done or (args.eval_every and trainer.step % args.eval_every == 0 and not interrupted)
+        evaluation_due = done or is_evaluation_step(args, trainer.step)
         if evaluation_due or interrupted or (args.save_every and trainer.step % args.save_every == 0):
             with records.clock.stopped():
-                evaluation = evaluate(trainer, test_set) if evaluation_due else None
-                if evaluation is not None:
-                    records.write_evaluation(trainer.step, evaluation)
-                    if accelerator.is_main_process:
-                        bar.write(
-                            f"step {trainer.step}: exact {evaluation.exact_accuracy:.1%}, "
-                            f"cells {evaluation.cell_accuracy:.1%}, valid {evaluation.valid_rate:.1%}"
-                        )
-                so_far = {"minutes": facts["minutes"] + records.clock.minutes(), "curves": read_curves(output)}
-                save_checkpoint(trainer, run.place(trainer.step), evaluation, facts | so_far)
-                if accelerator.is_main_process:
-                    run.adopt(trainer.step)
-                evaluations += evaluation_due
-                if publisher and evaluation_due and not done and args.push_every and not evaluations % args.push_every:
-                    publisher.push(run.checkpoint)
-                accelerator.wait_for_everyone()
+                save()
+        evaluation_due = evaluation_due and not interrupted
     bar.close()
     if interrupted:
         signal = interruption.signal.name if interruption.signal else "a signal to another process"
@@ -157,6 +187,10 @@ def train(
     if publisher:
         publisher.finish(run.checkpoint)
     return evaluation
+
+
+def is_evaluation_step(args: TrainingArguments, step: int) -> bool:
+    return bool(args.eval_every) and step % args.eval_every == 0
 
 
 class Interrupted(Exception):
@@ -177,7 +211,9 @@ def main() -> None:
         checkpoint = run.find_checkpoint(args.resume_from, accelerator.print)
         trainer = make_trainer(args, config, accelerator, checkpoint)
         args = trainer.args
-        if trainer.step >= args.max_steps and not run.owns(checkpoint):
+        check_same_step(accelerator, trainer.step)
+        before = training_facts(checkpoint) if checkpoint and run.owns(checkpoint) else {}
+        if trainer.step >= args.max_steps and not before:
             raise ValueError(f"{checkpoint} has run all of {args.max_steps} steps; nothing is left for another run")
         facts = run_facts(args, train_set, test_set, accelerator)
         for note in check_resumption(facts, checkpoint) if checkpoint else []:
@@ -186,14 +222,12 @@ def main() -> None:
         memory = measure_memory(
             trainer, stream.batch(trainer.step, accelerator.process_index, accelerator.num_processes)
         )
-        before = training_facts(checkpoint) if checkpoint and run.owns(checkpoint) else {}
-        facts |= {"minutes": before.get("minutes", 0.0), "tracker_run": before.get("tracker_run") or new_run_id()}
+        facts["tracker_run"] = before.get("tracker_run") or new_run_id()
         if accelerator.is_main_process:
-            run.drop_records_after(trainer.step)
+            run.open(trainer.step)
         if args.report_to != "none":
             recipe = {name: value for name, value in facts["arguments"].items() if value is not None}
-            options = tracker_options(args.report_to, facts["tracker_run"])
-            accelerator.init_trackers("air-hf", config=recipe | model_fields, init_kwargs=options)
+            start_tracker(accelerator, args.report_to, facts["tracker_run"], trainer.step, recipe | model_fields)
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
     except (StrictDataclassError, ValueError, ImportError, OSError) as error:
         raise SystemExit(f"train.py: error: {error}") from error
@@ -207,7 +241,7 @@ def main() -> None:
     )
     try:
         with Interruption() as interruption:
-            evaluation = train(trainer, run, stream, test_set, facts, interruption)
+            evaluation = train(trainer, run, stream, test_set, facts, before, interruption)
     except Interrupted as reason:
         accelerator.print(f"train.py: {reason}; go on with --resume_from latest")
         raise SystemExit(EXIT_STATUS) from None

@@ -98,10 +98,13 @@ def test_data_that_changed(data, two_steps, tmp_path):
     assert re.search(r"was trained on 60 puzzles with SHA-256 \w{16}…; this run has 50 with \w{16}…", done.stderr)
 
 
+ARGUMENTS = {"accumulation_steps": 1, "compile": "auto", "num_threads": None}
+
+
 def facts(**changes) -> dict:
     known = {"data": {name: {"puzzles": 40, "sha256": "a" * 64} for name in ("train", "test")}}
     known |= {"processes": 1, "hardware": "CPU"}
-    known |= {"versions": {"torch": "2"}, "arguments": {"accumulation_steps": 1}}
+    known |= {"versions": {"torch": "2"}, "arguments": ARGUMENTS}
     return known | changes
 
 
@@ -112,7 +115,8 @@ def facts(**changes) -> dict:
         ({"processes": 2}, "processes: 2 before, 1 now"),
         ({"hardware": "NVIDIA H100"}, "hardware: NVIDIA H100 before, CPU now"),
         ({"versions": {"torch": "1"}}, "torch: 1 before, 2 now"),
-        ({"arguments": {"accumulation_steps": 4}}, "accumulation_steps: 4 before, 1 now"),
+        ({"arguments": ARGUMENTS | {"accumulation_steps": 4}}, "accumulation_steps: 4 before, 1 now"),
+        ({"arguments": ARGUMENTS | {"compile": "off"}}, "compile: off before, auto now"),
     ],
 )
 def test_going_on_elsewhere(tmp_path, changes, note):

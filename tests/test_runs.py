@@ -22,8 +22,8 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.training import NonFiniteError, RunFolder, Trainer, TrainingArguments, save_checkpoint
-from air_hf.training.run_folder import check_manifest
+from air_hf.training import Interruption, NonFiniteError, RunFolder, Trainer, TrainingArguments, save_checkpoint
+from air_hf.training.run_folder import MANIFEST, check_manifest
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
         "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
@@ -79,13 +79,15 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert scores[0] == scores[1]
 
 
-def read_records(run: Path) -> tuple[list[int], list[dict]]:
-    """The steps that have a line of metrics, and the evaluations but for their time."""
+def read_records(run: Path) -> tuple[list[dict], list[dict]]:
+    """The lines of metrics and the evaluations, but for their times."""
     metrics, evaluations = (
         [json.loads(line) for line in (run / name).read_text().splitlines()]
         for name in ("metrics.jsonl", "evaluations.jsonl")
     )
-    return [line["step"] for line in metrics], [{k: v for k, v in e.items() if k != "minutes"} for e in evaluations]
+    for line in metrics:
+        del line["minutes"], line["puzzles_per_second"]
+    return metrics, [{k: v for k, v in e.items() if k != "minutes"} for e in evaluations]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,53 @@ def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
     assert_same_run(output, whole)
 
 
+@pytest.mark.parametrize("manifest", [b"\xff", b"[]", b"{}", b'{"config.json": "0"}', b""])
+def test_damaged_manifests(make_model, tmp_path, manifest):
+    """Passed over; with nothing else left the run does not begin anew without a word."""
+    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    for step in (1, 2):
+        save(trainer, run, step)
+    said = []
+    (run.place(2) / MANIFEST).write_bytes(manifest)
+    assert run.latest(said.append) == run.place(1)
+    assert "step-00000002 is damaged" in said[0]
+    (run.place(1) / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; remove them to start anew"):
+        run.latest(said.append)
+
+
+def test_one_run_at_a_time(tmp_path):
+    first = RunFolder(tmp_path, 1)
+    first.open(0)
+    with pytest.raises(ValueError, match="another process trains in"):
+        RunFolder(tmp_path, 1).open(0)
+    del first
+    RunFolder(tmp_path, 1).open(0)
+
+
+def test_repeated_signals_change_nothing(monkeypatch):
+    """A launcher forwards what its processes have had; a second Ctrl-C some seconds later is meant."""
+    with Interruption() as interruption:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert interruption.signal is signal.SIGTERM
+        later = time.monotonic() + 6
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_records_that_are_damaged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    RunFolder(tmp_path, 1).open(2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    path.write_text('{"step": 1}\nhalf\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected an object with a step, found 'half"):
+        RunFolder(tmp_path, 1).open(2)
+
+
 def test_what_is_kept(make_model, stream, tmp_path):
     """The last two and the best; `checkpoint` is the last."""
     trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
@@ -246,7 +295,7 @@ def test_a_gradient_that_is_not_finite(make_model, stream, poison):
     assert (trainer.step, trainer.skipped) == (2, 1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
     with pytest.raises(
-        NonFiniteError, match=r"step 3: the gradient is not finite .*learning rate 0\.25, puzzle ids \[0\]"
+        NonFiniteError, match=r"step 3: the loss or a gradient is not finite .*learning rate 0\.25, puzzle ids \[0\]"
     ):
         trainer.train_step(stream.batch(2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())

@@ -4,8 +4,13 @@ import csv
 import json
 import math
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from support.training import make_csv
 
@@ -56,23 +61,53 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert command(*words, "--print") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert shlex.split(lines[0])[:3] == ["accelerate", "launch", "examples/train.py"]
+    assert shlex.split(lines[0])[:2] == ["python", "examples/train.py"]
     assert not (tmp_path / "sweep").exists()
     assert command(*words) == 0
     table = capsys.readouterr().out
     assert "| Lx_H | 0.0 | 1 | 0.0 | 60.0 ± 2.0 |" in table
     first = tmp_path / "sweep" / "Lx_H" / "seed-0"
     before = (first / "output.txt").read_text()
-    (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "finished.json").unlink()  # as if it had been cut off there
+    scores = tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "checkpoint" / "evaluation.json"
+    scores.unlink()  # as if it had been cut off there: it was saved, and not evaluated
     assert command(*words, "--table_only") == 0
     with open(tmp_path / "sweep" / "table.csv", newline="") as file:
         assert [(row["name"], row["values"]) for row in csv.DictReader(file)] == [("Lx_H", "0.0")]
     assert (tmp_path / "sweep" / "table.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    assert command(*words) == 0  # the second run had trained to its end, and only notes it
+    facts = scores.parent / "training_state" / "manifest.json"
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != scores.name}))
+    assert command(*words) == 0  # the second run had trained to its end, and is only evaluated
     assert capsys.readouterr().out.count("| 0.0 | 1 | 0.0 |") == 2
-    assert (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "output.txt").read_text().count("nothing was left to train") == 1
+    assert len((tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "metrics.jsonl").read_text().splitlines()) == 1
     assert (first / "output.txt").read_text() == before
+
+
+def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):
+    """The run at work is saved, the next one is not started, and nothing goes on in the background."""
+    make_csv(tmp_path / "data", train=40, test=10)
+    words = ["--variants", "Lx_H,Lx_Hx", "--seeds", "0", "--config", "examples/configs/sweep-4x4.yaml", "--extra",
+             f"--train_data '{tmp_path / 'data'}' --max_steps 100000 --hidden_size 32 --compile off --log_every 1",
+             "--output", str(tmp_path / "sweep")]  # fmt: skip
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "air_hf.cli", "sweep", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    first = tmp_path / "sweep" / "Lx_H" / "seed-0"
+    try:
+        while not (first / "metrics.jsonl").exists():
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        children = psutil.Process(sweep.pid).children(recursive=True)
+        sweep.send_signal(signal.SIGTERM)
+        said = sweep.communicate(timeout=60)[0]
+    finally:
+        sweep.kill()
+    assert "Lx_H, seed 0: stopped with status 75" in said
+    assert "Lx_Hx" not in said
+    assert sweep.returncode != 0
+    assert not any(child.is_running() for child in children)
+    assert (first / "checkpoint" / "model.safetensors").is_file()
+    assert not (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "metrics.jsonl").exists()
 
 
 def test_the_table(tmp_path):
@@ -82,8 +117,9 @@ def test_the_table(tmp_path):
     for name, values in accuracies.items():
         for seed, value in enumerate(values):
             run = Run(name, seed, tmp_path / name / str(seed), [])
-            run.folder.mkdir(parents=True)
-            (run.folder / "finished.json").write_text(json.dumps({"exact_accuracy": value}))
+            (run.folder / "checkpoint").mkdir(parents=True)
+            (run.folder / "checkpoint" / "evaluation.json").write_text(json.dumps({"exact_accuracy": value}))
+            (run.folder / "checkpoint" / "training.json").write_text(json.dumps({"finished": True}))
             runs.append(run)
     rows = {row.name: row for row in collect(runs, "sudoku")}
     assert rows["Lx_H"].mean == pytest.approx(55)
@@ -102,6 +138,9 @@ def test_the_table(tmp_path):
     [
         (["--task", "sudoku", "--variants", "Lx_G"], "unknown variants Lx_G; known variants: L_Hx"),
         (["--task", "sudoku", "--seeds", "a"], "seeds is 'a'; expected e.g. 0-4 or 0,3,7"),
+        (["--task", "sudoku", "--seeds", "3-1"], "seeds is '3-1'; 3-1 counts down"),
+        (["--task", "sudoku", "--seeds", "0-2,1"], "seeds is '0-2,1', which names one more than once"),
+        (["--task", "sudoku", "--variants", "hrm,hrm"], "variants is 'hrm,hrm', which names one more than once"),
         (["--task", "sudoku", "--jobs", "0"], "jobs is 0; it must be at least 1"),
         (["--task", "sudoku", "--script", "nowhere.py"], "nowhere.py does not exist; run from a checkout"),
     ],

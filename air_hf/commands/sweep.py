@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,21 +30,25 @@ def _sweep(args: argparse.Namespace) -> int:
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"unknown variants {', '.join(unknown)}; known variants: {', '.join(VARIANTS)}")
+    seeds = parse_seeds(args.seeds)
+    for name, values in (("variants", variants), ("seeds", seeds)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} is {getattr(args, name)!r}, which names one more than once")
     if not args.script.is_file():
         raise ValueError(f"{args.script} does not exist; run from a checkout of the repository, or say --script")
     if args.jobs < 1:
         raise ValueError(f"jobs is {args.jobs}; it must be at least 1")
     recipe = (lambda variant: f"{args.task}/{variant}") if args.task else (lambda variant: args.config)
-    runs = plan_runs(variants, parse_seeds(args.seeds), args.output, args.script, recipe, args.extra.split())
+    runs = plan_runs(variants, seeds, args.output, args.script, recipe, shlex.split(args.extra))
     if args.print:
         print("\n".join(shell_line(run) for run in runs))
         return 0
     failed = [] if args.table_only else execute(runs, args.jobs, print)
-    rows = collect(runs, args.task or "sudoku")
     finished = [run for run in runs if run.scores is not None]
     if not finished:
         raise ValueError(f"{args.output}: no run is finished, there is nothing to tabulate")
     scores = finished[0].scores
+    rows = collect(runs, scores["puzzle"].split("-")[0])
     note = (
         f"{args.task or args.config}{f', {args.extra}' if args.extra else ''}: {scores['num_puzzles']:,} test puzzles "
         f"({scores['puzzle']}), {scores['num_segments']} segments. {len(finished)} of {len(runs)} runs."
@@ -64,5 +69,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if last and int(last) < int(first):
+            raise ValueError(f"seeds is {text!r}; {part} counts down")
         seeds += range(int(first), int(last or first) + 1)
     return seeds

@@ -3,6 +3,7 @@
 from air_hf.training.arguments import TrainingArguments, parse_arguments
 from air_hf.training.backend import (
     attention_for,
+    check_same_step,
     is_lost_process,
     let_collectives_end,
     process_handlers,
@@ -14,7 +15,7 @@ from air_hf.training.interruption import EXIT_STATUS, Interruption
 from air_hf.training.memory import measure_memory
 from air_hf.training.records import RunRecords, read_curves
 from air_hf.training.run_folder import RunFolder
-from air_hf.training.trackers import new_run_id, tracker_options
+from air_hf.training.trackers import new_run_id, start_tracker
 from air_hf.training.trainer import NonFiniteError, Trainer
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "TrainingArguments",
     "attention_for",
     "check_resumption",
+    "check_same_step",
     "is_lost_process",
     "let_collectives_end",
     "load_checkpoint",
@@ -38,5 +40,5 @@ __all__ = [
     "run_facts",
     "save_checkpoint",
     "should_compile",
-    "tracker_options",
+    "start_tracker",
 ]

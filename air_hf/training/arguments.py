@@ -48,7 +48,7 @@ class TrainingArguments:
     )
     max_steps: int = _arg(10_000, "training steps: one segment of every slot each")
     max_minutes: float | None = _arg(
-        None, "stop after this many minutes of training, if max_steps are not done by then"
+        None, "stop after this many minutes of training in all, if max_steps are not done by then"
     )
     batch_size: int = _arg(64, "slots, over all processes")
     accumulation_steps: int = _arg(1, "parts in which a process runs its slots, one after another, to save memory")

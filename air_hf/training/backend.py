@@ -49,6 +49,20 @@ def let_collectives_end(accelerator: Accelerator) -> None:
         time.sleep(0.5)  # without the lock
 
 
+def check_same_step(accelerator: Accelerator, step: int) -> None:
+    """Compares where the processes go on; every process must call it.
+
+    Raises:
+        ValueError: they go on from different steps, as where every machine has an `output_dir` of its own.
+    """
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes go on from steps {', '.join(map(str, steps))}; expected one step: output_dir must be a "
+            "folder that all machines share"
+        )
+
+
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error is that of a collective whose other processes are gone or silent.
 

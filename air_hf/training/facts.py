@@ -15,6 +15,8 @@ from air_hf.training.arguments import TrainingArguments
 
 # Where things are on one machine says nothing to another one, and may say too much.
 _PRIVATE = {"train_data", "test_data", "output_dir", "resume_from", "push_to_hub", "push_every", "hub_private_repo"}
+# What may change when a run goes on, and changes the order of its sums.
+_ROUNDING = ("accumulation_steps", "compile", "num_threads")
 _LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
 
 
@@ -68,12 +70,8 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
             f"{checkpoint} was trained on {trained['puzzles']:,} puzzles with SHA-256 {trained['sha256'][:16]}…; "
             f"this run has {given['puzzles']:,} with {given['sha256'][:16]}…"
         )
-    steps = "accumulation_steps"
-    pairs = {
-        "processes": (before["processes"], facts["processes"]),
-        "hardware": (before["hardware"], facts["hardware"]),
-    }
-    pairs[steps] = (before["arguments"].get(steps, 1), facts["arguments"][steps])
+    pairs = {name: (before[name], facts[name]) for name in ("processes", "hardware")}
+    pairs |= {name: (before["arguments"].get(name), facts["arguments"][name]) for name in _ROUNDING}
     pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
     notes = [
         f"{name}: {old} before, {new} now; from here on this run differs from one without an interruption, at first by "

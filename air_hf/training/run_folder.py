@@ -3,6 +3,7 @@
 checkpoints/step-00000400/   a whole checkpoint each, written beside its place and renamed
 checkpoint -> checkpoints/step-00000400     the last one
 metrics.jsonl, evaluations.jsonl            the records
+run.lock                                    held by the process that trains here
 """
 
 import hashlib
@@ -12,11 +13,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import EVALUATION, CheckpointError
-from air_hf.training.records import RECORDS
+from air_hf.training.records import RECORDS, keep_records
 
 MANIFEST = "training_state/manifest.json"
+_NEEDED = {"config.json", "model.safetensors", "training_state/state.json", "training_state/state.safetensors"}
 
 
 class RunFolder:
@@ -63,14 +67,21 @@ class RunFolder:
         return sorted(folder for folder in folders if folder.name.removeprefix("step-").isdigit())
 
     def latest(self, report: Callable[[str], None]) -> Path | None:
-        """The newest whole checkpoint, None if there is none; damaged ones are passed over, and `report` gets why."""
-        for folder in reversed(self._saved()):
+        """The newest whole checkpoint, None if there is none at all; `report` gets why damaged ones are passed over.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none of them is whole.
+        """
+        saved = self._saved()
+        for folder in reversed(saved):
             try:
                 check_manifest(folder)
             except CheckpointError as error:
-                report(f"{error}; going on from the one before")
+                report(f"{error}; it is passed over")
             else:
                 return folder
+        if saved:
+            raise CheckpointError(f"no checkpoint in {self._checkpoints} is whole; remove them to start anew")
         return None
 
     def adopt(self, step: int) -> None:
@@ -91,19 +102,27 @@ class RunFolder:
         for unfinished in self._checkpoints.glob("*.part"):
             shutil.rmtree(unfinished)
 
-    def drop_records_after(self, step: int) -> None:
-        """Makes the folder; a run that goes on in it drops what was recorded after its checkpoint."""
+    def open(self, step: int) -> None:
+        """Makes the folder, keeps other runs out of it until this object is gone, and drops records of steps to come.
+
+        Args:
+            step (`int`): the run goes on after this one; its evaluation counts where its checkpoint has it.
+
+        Raises:
+            ValueError: another process trains in this folder.
+            OSError: the folder cannot be made or written.
+        """
         self.output.mkdir(parents=True, exist_ok=True)
-        for path in (self.output / name for name in RECORDS):
-            if path.exists():
-                lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _is_whole(line)]
-                kept = path.with_name(f"{path.name}.part")
-                kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
-                kept.replace(path)
-
-
-def _is_whole(line: str) -> bool:
-    return line.endswith("}\n")  # a killed run may leave half a line
+        self._lock = FileLock(self.output / "run.lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise ValueError(
+                f"another process trains in {self.output}; wait for it or stop it, or choose another output_dir"
+            ) from error
+        evaluated = (self.place(step) / EVALUATION).is_file()
+        for name in RECORDS:
+            keep_records(self.output / name, step, evaluated)
 
 
 def _score(folder: Path) -> tuple[float, float, str]:
@@ -150,13 +169,19 @@ def check_manifest(folder: Path) -> None:
     """
     try:
         digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} cannot be read") from error
+    if not isinstance(digests, dict) or not digests.keys() >= _NEEDED:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} does not list its files")
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
-        if _digest(path) != digest:
+        try:
+            same = _digest(path) == digest
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error
+        if not same:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} is not as it was written")
 
 

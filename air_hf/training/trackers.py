@@ -2,16 +2,27 @@
 
 import uuid
 
+from accelerate import Accelerator
+
 
 def new_run_id() -> str:
     """A name for a tracker's run; not from the run's seed, since two runs of one recipe shall not share a curve."""
     return uuid.uuid4().hex[:12]
 
 
-def tracker_options(tracker: str, run_id: str) -> dict[str, dict]:
-    """Options of `Accelerator.init_trackers` under which the same `run_id` goes on with the same curve.
+def start_tracker(accelerator: Accelerator, tracker: str, run_id: str, step: int, recipe: dict) -> None:
+    """Starts the tracker that the accelerator was made with.
 
-    TensorBoard needs none: a run's folder is its curve.
+    Args:
+        accelerator (`Accelerator`): what has it, as `log_with`.
+        tracker (`str`): its name.
+        run_id (`str`): the same one goes on with the same curve.
+        step (`int`): where the run goes on; what TensorBoard has from later steps, before a kill, is not shown.
+        recipe (`dict`): what the run shall be labelled with.
     """
-    options = {"wandb": {"id": run_id, "resume": "allow"}, "trackio": {"name": run_id, "resume": "allow"}}
-    return {tracker: options[tracker]} if tracker in options else {}
+    options = {
+        "tensorboard": {"purge_step": step + 1} if step else {},
+        "wandb": {"id": run_id, "resume": "allow"},
+        "trackio": {"name": run_id, "resume": "allow"},
+    }
+    accelerator.init_trackers("air-hf", config=recipe, init_kwargs={tracker: options[tracker]})

@@ -13,6 +13,7 @@ from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
 from air_hf.modeling.modeling_air import IGNORE_LABEL
+from air_hf.puzzles import get_puzzle
 from air_hf.training.arguments import TrainingArguments
 from air_hf.training.backend import should_compile
 from air_hf.training.carry import Carry, draw_least_segments, has_halted, initial_carry, refill
@@ -23,7 +24,7 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEG
 
 
 class NonFiniteError(ArithmeticError):
-    """A gradient that is infinite or not a number; the message says at which step, rate and puzzles."""
+    """A loss or gradient that is infinite or not a number; the message says at which step, rate and puzzles."""
 
 
 class Trainer:
@@ -91,11 +92,12 @@ class Trainer:
         carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
         parts = carry.split(self.args.accumulation_steps)
         outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
-        finite = self._gradients_are_finite()
+        loss = torch.stack([output.loss.detach() for output in outputs]).mean()
+        finite = self._is_finite(loss)
         if finite:
             self._update_weights(carry.batch["puzzle_ids"])
         else:
-            self._skip_step(carry, sum(float(output.loss.detach()) for output in outputs) / len(parts))
+            self._skip_step(carry, torch.cat([output.logits for output in outputs]), float(loss))
         metrics, carries = [], []
         for output, part, least in zip(outputs, parts, self._least_segments(carry).chunk(len(parts)), strict=True):
             halted = has_halted(self.model, output, least) if finite else torch.ones_like(part.halted)
@@ -111,12 +113,16 @@ class Trainer:
             self.accelerator.backward(output.loss / parts)
         return output
 
-    def _gradients_are_finite(self) -> bool:
-        """The same answer on every process: gradients are averaged over all, and one that is not finite spoils it."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+    def _is_finite(self, loss: torch.Tensor) -> bool:
+        """Whether loss and gradients are, with the same answer on every process.
 
-    def _skip_step(self, carry: Carry, loss: float) -> None:
+        Gradients are averaged over all of them, and one that is not finite spoils the average.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        loss = self.accelerator.reduce(loss, reduction="sum")
+        return bool(torch.stack([loss.float(), *torch._foreach_norm(gradients)]).isfinite().all())
+
+    def _skip_step(self, carry: Carry, logits: torch.Tensor, loss: float) -> None:
         """Counts a step that leaves the weights alone.
 
         Raises:
@@ -128,12 +134,22 @@ class Trainer:
             ids = sorted(set(carry.batch["puzzle_ids"].tolist()))
             ratio = scheduled_lr(self.step + 1, 1.0, args.warmup_steps, args.max_steps, args.min_lr_ratio)
             raise NonFiniteError(
-                f"step {self.step + 1}: the gradient is not finite (loss {loss:g}, learning rate "
-                f"{args.learning_rate * ratio:g}, puzzle ids {ids[:20]}); {self.skipped} such steps were skipped "
-                "before. Checkpoints are from before that"
+                f"step {self.step + 1}: the loss or a gradient is not finite (loss {loss:g}, learning rate "
+                f"{args.learning_rate * ratio:g}, puzzle ids {ids[:20]}{self._name_culprits(carry, logits)}); "
+                f"{self.skipped} such steps were skipped before. Checkpoints are from before that"
             )
         self.skipped += 1
         self.step += 1
+
+    def _name_culprits(self, carry: Carry, logits: torch.Tensor) -> str:
+        """How many slots have logits that are not finite, and the first one's board: all puzzles may share an id."""
+        culprits = (~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        if not culprits:
+            return ""
+        board = carry.batch["input_ids"][culprits[0]].cpu().numpy()
+        name = self.model.config.puzzle
+        board = board.tolist() if name is None else get_puzzle(name).format(board)
+        return f", logits not finite in {len(culprits)} of {len(logits)} slots, the first: {board}"
 
     def _update_weights(self, used_ids: torch.LongTensor) -> None:
         args = self.args
