@@ -52,7 +52,7 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
         "images",
     }  # fmt: skip
     assert {path.name for path in output.iterdir()} == {
-        "checkpoint", "checkpoints", "metrics.jsonl", "evaluations.jsonl",
+        "checkpoint", "checkpoints", "metrics.jsonl", "evaluations.jsonl", "run.lock",
     }  # fmt: skip
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [4, 8]
