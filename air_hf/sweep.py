@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from air_hf.hub import EVALUATION, TRAINING_FACTS
+from air_hf.modeling import AIRConfig
+from air_hf.training.arguments import parse_arguments
+from air_hf.training.checkpoint import FREE_FIELDS
 from air_hf.variants import VARIANTS
 
 ASYMMETRIC = ("L_Hx", "Lx_H", "L_H2x", "L2x_H", "Lx_H2x", "L2x_Hx")
@@ -88,6 +91,25 @@ def plan_runs(
             # Not through `accelerate launch`, which dies of a signal before the run it started is saved.
             runs.append(Run(variant, seed, folder, [sys.executable, str(script), *words]))
     return runs
+
+
+def check_recipe(run: Run) -> None:
+    """Compares a finished run with what this sweep would have trained.
+
+    Raises:
+        ValueError: it is of another recipe; the message names a field.
+    """
+    arguments, fields = parse_arguments(run.command[2:], with_data=False)
+    checkpoint = run.folder / "checkpoint"
+    trained = json.loads((checkpoint / TRAINING_FACTS).read_text(encoding="utf-8"))["arguments"]
+    config = AIRConfig.from_pretrained(checkpoint)
+    trained |= {name: getattr(config, name) for name in fields}
+    for name, value in (vars(arguments) | fields).items():
+        if name in trained and name not in FREE_FIELDS and value is not None and trained[name] != value:
+            raise ValueError(
+                f"{run.folder} was trained with {name}={trained[name]!r}; this sweep has {value!r}; choose another "
+                "--output"
+            )
 
 
 def shell_line(run: Run) -> str:

@@ -81,6 +81,10 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("| 0.0 | 1 | 0.0 |") == 2
     assert len((tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "metrics.jsonl").read_text().splitlines()) == 1
     assert (first / "output.txt").read_text() == before
+    for change, message in (("--max_steps 3", "max_steps=2; this sweep has 3"),
+                            ("--h_cycles 3", "h_cycles=1; this sweep has 3")):  # fmt: skip
+        assert command(*words[:-1], f"{extra} {change}", "--table_only") == 2
+        assert f"Lx_H/seed-0 was trained with {message}; choose another --output" in capsys.readouterr().err
 
 
 def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):

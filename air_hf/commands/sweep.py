@@ -4,9 +4,10 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-from air_hf.sweep import collect, execute, plan_runs, shell_line, write_tables
+from air_hf.sweep import check_recipe, collect, execute, plan_runs, shell_line, write_tables
 from air_hf.variants import VARIANTS
 
 
@@ -43,6 +44,11 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.print:
         print("\n".join(shell_line(run) for run in runs))
         return 0
+    if find_spec("matplotlib") is None:
+        raise ValueError("matplotlib is not installed, which draws the table; pip install air-hf[demo]")
+    for run in runs:
+        if run.scores is not None:
+            check_recipe(run)
     failed = [] if args.table_only else execute(runs, args.jobs, print)
     finished = [run for run in runs if run.scores is not None]
     if not finished:

@@ -138,12 +138,15 @@ def _model_arguments() -> type:
     return dataclasses.make_dataclass("ModelArguments", fields)
 
 
-def parse_arguments(argv: list[str] | None = None, description: str = "") -> tuple[TrainingArguments, dict]:
+def parse_arguments(
+    argv: list[str] | None = None, description: str = "", with_data: bool = True
+) -> tuple[TrainingArguments, dict]:
     """Reads `--config RECIPE.yaml` and overrides.
 
     Args:
         argv (`list[str]`, *optional*): command line; that of the process if None.
         description (`str`): for `--help`.
+        with_data (`bool`): whether the run's data must be named and here.
 
     Returns:
         the arguments, and the model's fields that were set.
@@ -168,7 +171,7 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> tup
         parser.error(str(error))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    problem = _find_problem(arguments)
+    problem = _find_problem(arguments) if with_data else None
     if problem:
         parser.error(problem)
     if arguments.train_data and arguments.test_data is None:

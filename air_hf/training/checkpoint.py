@@ -29,11 +29,11 @@ from air_hf.variants import CONFIG_FIELDS
 _STATE_FOLDER = "training_state"
 # Fields that may change when a run goes on: they do not touch the weights' path, or by rounding only; and the data's
 # places, since check_resumption compares the data.
-_FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
-                "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
-                "hub_private_repo", "keep_checkpoints", "report_to", "max_memory", "accumulation_steps",
-                "max_skipped_steps", "train_data", "dataset", "dataset_config", "dataset_revision",
-                "puzzle"}  # fmt: skip
+FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
+               "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
+               "hub_private_repo", "keep_checkpoints", "report_to", "max_memory", "accumulation_steps",
+               "max_skipped_steps", "train_data", "dataset", "dataset_config", "dataset_revision",
+               "puzzle"}  # fmt: skip
 
 
 def save_checkpoint(
@@ -135,7 +135,7 @@ def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
     saved_fields = facts["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
     ours = dataclasses.asdict(trainer.args) | {name: getattr(trainer.model.config, name) for name in CONFIG_FIELDS}
     # A constant learning rate does not depend on where the run ends, so such a run may be lengthened.
-    free = _FREE_FIELDS | ({"max_steps"} if trainer.args.min_lr_ratio == 1 else set())
+    free = FREE_FIELDS | ({"max_steps"} if trainer.args.min_lr_ratio == 1 else set())
     for name in ours:
         if name not in free and saved_fields.get(name) != ours[name]:
             raise CheckpointError(
