@@ -144,9 +144,10 @@ def train(
             with records.clock.stopped():
                 try:
                     evaluation = evaluate(trainer, test_set)
-                except Exception:
+                except Exception as error:
                     if interruption.signal is None:  # Ctrl-C ends a compiler at work, too, which then fails
                         raise
+                    bar.write(f"the evaluation was broken off: {type(error).__name__}: {error}")
                     interrupted = True
                     break
                 records.write_evaluation(trainer.step, evaluation)

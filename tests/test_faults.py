@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from air_hf.training import (
     Trainer,
     TrainingArguments,
     check_resumption,
+    check_same_step,
     is_lost_process,
     measure_memory,
     save_checkpoint,
@@ -223,6 +225,14 @@ def test_sharded_weights_are_refused(make_model, monkeypatch):
     monkeypatch.setattr(type(accelerator), "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match="started for FSDP; expected plain data parallelism"):
         Trainer(make_model(), TrainingArguments(), accelerator)
+
+
+def test_machines_without_a_shared_folder():
+    """One found its checkpoint, the other one has none."""
+    accelerator = SimpleNamespace(device="cpu", gather=lambda step: torch.cat([torch.tensor([8]), step]))
+    check_same_step(accelerator, 8)
+    with pytest.raises(ValueError, match="go on from steps 8, 0; expected one step: output_dir must be a folder"):
+        check_same_step(accelerator, 0)
 
 
 LOST = "[/x/third_party/gloo/gloo/transport/tcp/"

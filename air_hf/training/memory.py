@@ -15,7 +15,7 @@ _MIB, _GIB = 2**20, 2**30
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """Bytes that one process holds at the height of a step, by component.
+    """Bytes that one process holds at the height of a step, by component; without the backward pass's working memory.
 
     Args:
         weights, gradients, moments, averages (`int`): the model, its gradients (twice, where processes exchange them),
@@ -44,7 +44,7 @@ class MemoryNeeds:
         names = ("weights", "gradients", "moments", "averages", "carry", "activations")
         parts = ", ".join(f"{name} {getattr(self, name) / _MIB:,.1f}" for name in names)
         total, checkpoint = self.total / _MIB, self.checkpoint / _MIB
-        return f"memory of a process: {total:,.1f} MiB ({parts}); a checkpoint: {checkpoint:,.1f} MiB"
+        return f"memory of a process: at least {total:,.1f} MiB ({parts}); a checkpoint: {checkpoint:,.1f} MiB"
 
 
 def measure_memory(trainer: Trainer, batch: dict[str, torch.Tensor]) -> MemoryNeeds:
