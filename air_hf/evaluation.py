@@ -1,6 +1,7 @@
 """Scores of a checkpoint on puzzles: exact and cell accuracy, validity by the rules, halting, accuracy by segment."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -123,9 +124,9 @@ def evaluate_model(
         first = (index * processes + rank) * batch_size
         rows = np.arange(first, first + batch_size) % len(puzzles)
         batch = to_batch(puzzles.questions[rows], puzzles.answers[rows])
-        part, precision = _run_segments(
-            model, {name: tensor.to(model.device) for name, tensor in batch.items()}, max_segments
-        )
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        with accelerator.autocast() if accelerator else nullcontext():
+            part, precision = _run_segments(model, batch, max_segments)
         parts.append(
             [_gather(values, accelerator)[:, : len(puzzles) - index * processes * batch_size] for values in part]
         )
@@ -146,13 +147,13 @@ def _gather(values: torch.Tensor, accelerator: Accelerator | None) -> np.ndarray
 
 def _run_segments(model, batch, max_segments) -> tuple[list[torch.Tensor], str]:
     """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1); the states' dtype."""
-    state, records = None, []
-    for _ in range(max_segments):
-        output = model(input_ids=batch["input_ids"], puzzle_ids=batch["puzzle_ids"], state=state)
-        state = output.state
+    records = []
+    for output in model.unroll(batch["input_ids"], batch["puzzle_ids"], max_segments=max_segments):
         wish = model.wants_to_halt(output).unsqueeze(-1)
         records.append((output.logits.argmax(-1).to(torch.uint8), wish, (output.q_halt_logits >= 0).unsqueeze(-1)))
-    return [torch.stack(values) for values in zip(*records, strict=True)], str(state.z_h.dtype).removeprefix("torch.")
+    return [torch.stack(values) for values in zip(*records, strict=True)], str(output.state.z_h.dtype).removeprefix(
+        "torch."
+    )
 
 
 def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:

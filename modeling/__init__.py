@@ -1,12 +1,13 @@
 """The files that travel to the Hub with every checkpoint: configuration, model and pipeline, nothing else."""
 
-from .configuration_air import AIRConfig
+from .configuration_air import AIRConfig, AIRUpdate
 from .modeling_air import (
     AIRForPuzzleSolving,
     AIRInputs,
     AIRLoss,
     AIRModel,
     AIRPuzzleSolvingOutput,
+    AIRRollout,
     AIRSolution,
     AIRState,
 )
@@ -19,7 +20,9 @@ __all__ = [
     "AIRLoss",
     "AIRModel",
     "AIRPuzzleSolvingOutput",
+    "AIRRollout",
     "AIRSolution",
     "AIRState",
+    "AIRUpdate",
     "PuzzleSolvingPipeline",
 ]

@@ -271,7 +271,7 @@ def test_bad_input(make_model):
         model(torch.ones(1, 81, dtype=torch.long))
     with pytest.raises(TypeError, match="unexpected keyword argument 'attention_mask'"):
         model(questions(model), attention_mask=None)
-    with pytest.raises(ValueError, match=r"the state has shape \(1, 17, 32\).*these questions need \(3, 17, 32\)"):
+    with pytest.raises(ValueError, match=r"state's z_h has shape \(1, 17, 32\); these questions need \(3, 17, 32\)"):
         model(questions(model), state=model.initial_state(1))
     with pytest.raises(ValueError, match="max_segments is 0"):
         model.solve(questions(model), max_segments=0)

@@ -42,14 +42,9 @@ def decode_rollout(
     Raises:
         ValueError: `max_segments` below 1, or boards of another size than the model's.
     """
-    max_segments = model.config.max_segments if max_segments is None else max_segments
-    if max_segments < 1:
-        raise ValueError(f"max_segments is {max_segments}; it must be at least 1")
-    state, z_h, z_l, q_halt = None, [], [], []
-    for _ in range(max_segments):
-        output = model(input_ids=input_ids, puzzle_ids=puzzle_ids, state=state)
-        state = output.state
+    z_h, z_l, q_halt = [], [], []
+    for output in model.unroll(input_ids, puzzle_ids, max_segments=max_segments):
         z_h.append(output.logits.argmax(-1))
-        z_l.append(model.decode(state.z_l).argmax(-1))
+        z_l.append(model.decode(output.state.z_l).argmax(-1))
         q_halt.append(output.q_halt_logits)
     return Rollout(torch.stack(z_h), torch.stack(z_l), torch.stack(q_halt))

@@ -32,7 +32,7 @@ class Carry:
         size = len(self.halted) // parts
         return [
             Carry(
-                AIRState(*(tensor[first : first + size] for tensor in vars(self.state).values())),
+                self.state[first : first + size],
                 self.halted[first : first + size],
                 {name: tensor[first : first + size] for name, tensor in self.batch.items()},
             )
@@ -44,9 +44,8 @@ class Carry:
         """The slots of all parts, behind one another."""
         if len(parts) == 1:
             return parts[0]
-        states = zip(*(vars(part.state).values() for part in parts), strict=True)
         return Carry(
-            AIRState(*map(torch.cat, states)),
+            AIRState.cat([part.state for part in parts]),
             torch.cat([part.halted for part in parts]),
             {name: torch.cat([part.batch[name] for part in parts]) for name in parts[0].batch},
         )

@@ -1,0 +1,79 @@
+"""One way to write files: whole or not at all, and known by their SHA-256."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Gives a place beside `path` to write to; when the block ends well the file is flushed and takes its name.
+
+    Folders above it are made. If the block fails, what it wrote is removed and an old file stays as it was.
+
+    Raises:
+        OSError: the file cannot be written; its `filename` is `path`.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        sync(unfinished)
+        os.replace(unfinished, path)
+        sync(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):  # a full disk names no file; say which one was being written
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a whole file in UTF-8, see [`atomic_file`]."""
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to fill; when the block ends well it is flushed and replaces `path`.
+
+    If the block fails, what it wrote is removed and an old folder stays as it was.
+    """
+    path = Path(path)
+    unfinished, replaced = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
+    for leftover in (unfinished, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for entry in unfinished.rglob("*"):
+            sync(entry)
+        sync(unfinished)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(unfinished, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
