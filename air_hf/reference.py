@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from air_hf.hub import TRAINING_FACTS, CheckpointError
-from air_hf.model_card import write_model_card
+from air_hf.hub.model_card import write_model_card
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle, get_puzzle
 from air_hf.tokenization import build_tokenizer

@@ -18,30 +18,25 @@ from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.hub import EVALUATION, training_facts
-from air_hf.publishing import BackgroundPublisher
-from air_hf.training import (
+from air_hf.hub.publishing import BackgroundPublisher
+from air_hf.runs import (
     EXIT_STATUS,
     Interruption,
-    NonFiniteError,
     RunFolder,
     RunRecords,
-    Trainer,
-    TrainingArguments,
-    attention_for,
     check_resumption,
     check_same_step,
     is_lost_process,
     let_collectives_end,
     load_checkpoint,
-    measure_memory,
     new_run_id,
-    parse_arguments,
     process_handlers,
     read_curves,
     run_facts,
     save_checkpoint,
     start_tracker,
 )
+from air_hf.training import NonFiniteError, Trainer, TrainingArguments, attention_for, measure_memory, parse_arguments
 
 
 def load_data(args: TrainingArguments) -> tuple[PuzzleSet, PuzzleSet]:

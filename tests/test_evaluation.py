@@ -24,12 +24,16 @@ def puzzles() -> PuzzleSet:
 def scripted(model, puzzles, right_from, halts_at):
     """Makes `model` answer puzzle i rightly from segment right_from[i] on, and wish to halt at segment halts_at[i]."""
     answers = torch.from_numpy(puzzles.answers.astype(np.int64))
-    known = {tuple(question): index for index, question in enumerate(puzzles.questions.tolist())}
-    original = type(model).forward
+    cells = puzzles.questions.shape[1]
+    encoded = model.model.encode(torch.from_numpy(puzzles.questions.astype(np.int64))).x[
+        :, -puzzles.questions.shape[1] :
+    ]
+    original = type(model).run_segment
 
-    def forward(input_ids, puzzle_ids=None, state=None, **kwargs):
-        output = original(model, input_ids=input_ids, puzzle_ids=puzzle_ids, state=state)
-        rows = [known[tuple(question)] for question in input_ids.tolist()]
+    def run_segment(inputs, state, *args):
+        output = original(model, inputs, state, *args)
+        x = inputs.x[:, -cells:]
+        rows = [int((encoded == board).flatten(1).all(1).nonzero()[0]) for board in x]
         segment = int(output.state.num_segments[0])
         for slot, row in enumerate(rows):
             board = answers[row].clone()
@@ -40,7 +44,7 @@ def scripted(model, puzzles, right_from, halts_at):
             output.q_continue_logits[slot] = 0.0
         return output
 
-    model.forward = forward
+    model.run_segment = run_segment
     return model
 
 

@@ -20,17 +20,10 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.training import (
-    Trainer,
-    TrainingArguments,
-    check_resumption,
-    check_same_step,
-    is_lost_process,
-    measure_memory,
-    save_checkpoint,
-)
-from air_hf.training.checkpoint import load_checkpoint
-from air_hf.training.run_folder import check_manifest
+from air_hf.runs import check_resumption, check_same_step, is_lost_process, save_checkpoint
+from air_hf.runs.checkpoint import load_checkpoint
+from air_hf.runs.folder import check_manifest
+from air_hf.training import Trainer, TrainingArguments, measure_memory
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--warmup_steps", "1"]
 

@@ -14,7 +14,7 @@ from support.hub_processes import client_pool, contents, run
 from support.hub_server import Fault
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
-from air_hf.model_card import find_variant, write_model_card
+from air_hf.hub.model_card import find_variant, write_model_card
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS, variant_config

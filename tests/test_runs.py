@@ -22,8 +22,9 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.training import Interruption, NonFiniteError, RunFolder, Trainer, TrainingArguments, save_checkpoint
-from air_hf.training.run_folder import MANIFEST, check_manifest
+from air_hf.runs import Interruption, RunFolder, save_checkpoint
+from air_hf.runs.folder import MANIFEST, check_manifest
+from air_hf.training import NonFiniteError, Trainer, TrainingArguments
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
         "--log_every", "5", "--resume_from", "latest"]  # fmt: skip

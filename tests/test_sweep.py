@@ -17,7 +17,7 @@ from support.training import make_csv
 from air_hf.cli import main
 from air_hf.commands.sweep import parse_seeds
 from air_hf.recipes import get_recipe, recipe_names
-from air_hf.sweep import ASYMMETRIC, GROUPS, SYMMETRIC, Run, collect
+from air_hf.runs.sweep import ASYMMETRIC, GROUPS, SYMMETRIC, Run, collect
 from air_hf.training import parse_arguments
 from air_hf.variants import VARIANTS, variant_config
 

@@ -13,7 +13,8 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.puzzles import get_puzzle
-from air_hf.training import Trainer, TrainingArguments, load_checkpoint, parse_arguments, save_checkpoint
+from air_hf.runs import load_checkpoint, save_checkpoint
+from air_hf.training import Trainer, TrainingArguments, parse_arguments
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
 
@@ -161,7 +162,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(make_model, stream, tmp_path, m
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("air_hf.training.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("air_hf.runs.checkpoint.save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(trainer, tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == before

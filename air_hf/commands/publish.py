@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from air_hf.publishing import publish_checkpoint
+from air_hf.hub.publishing import publish_checkpoint
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from air_hf.sweep import check_recipe, collect, execute, plan_runs, shell_line, write_tables
+from air_hf.runs.sweep import check_recipe, collect, execute, plan_runs, shell_line, write_tables
 from air_hf.variants import VARIANTS
 
 

@@ -17,7 +17,8 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.evaluation import evaluate_model
 from air_hf.puzzles import get_puzzle
-from air_hf.training import Trainer, TrainingArguments, let_collectives_end, process_handlers
+from air_hf.runs import let_collectives_end, process_handlers
+from air_hf.training import Trainer, TrainingArguments
 
 STEPS, SLOTS, PUZZLE_IDS = 20, 16, 5
 CASES = {"q_learning": ("Lx_H", 1), "halt_only": ("trm-att", 1), "puzzle_ids": ("L_H2x", PUZZLE_IDS),

@@ -12,7 +12,7 @@ from huggingface_hub import (
 )
 from yaml import safe_dump
 
-from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError
+from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, CheckpointError
 from air_hf.modeling import AIRConfig
 from air_hf.variants import VARIANTS
 

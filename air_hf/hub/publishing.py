@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from air_hf.hub import CheckpointError, PublishError, push_folder
-from air_hf.model_card import write_model_card
+from air_hf.hub.loading import CheckpointError, PublishError, push_folder
+from air_hf.hub.model_card import write_model_card
 
 _NOT_PUBLISHED = shutil.ignore_patterns("training_state", "*.part")
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import EVALUATION, CheckpointError
-from air_hf.training.records import RECORDS, keep_records
+from air_hf.runs.records import RECORDS, keep_records
 
 MANIFEST = "training_state/manifest.json"
 _NEEDED = {"config.json", "model.safetensors", "training_state/state.json", "training_state/state.safetensors"}

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError
-from air_hf.model_card import write_model_card
+from air_hf.hub.model_card import write_model_card
 from air_hf.modeling import AIRConfig, AIRState
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.training.carry import Carry
-from air_hf.training.run_folder import check_manifest, sync_folder, write_manifest
+from air_hf.runs.folder import check_manifest, sync_folder, write_manifest
 from air_hf.training.trainer import Trainer
 from air_hf.variants import CONFIG_FIELDS
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from air_hf.hub import EVALUATION, TRAINING_FACTS
 from air_hf.modeling import AIRConfig
 from air_hf.training.arguments import parse_arguments
-from air_hf.training.checkpoint import FREE_FIELDS
+from air_hf.runs.checkpoint import FREE_FIELDS
 from air_hf.variants import VARIANTS
 
 ASYMMETRIC = ("L_Hx", "Lx_H", "L_H2x", "L2x_H", "Lx_H2x", "L2x_Hx")
