@@ -13,8 +13,8 @@ from transformers.utils import cached_file
 from air_hf.hub.transfer import describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import read_json_object
-from air_hf.puzzles import get_puzzle
-from air_hf.tokenization import PAD_TOKEN
+from air_hf.puzzles import puzzle_of
+from air_hf.tokenization import build_tokenizer
 
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
@@ -115,8 +115,7 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
         symbols = Tokenizer.from_file(str(path)).get_vocab()
     except Exception as error:  # the library raises nothing more special
         raise CheckpointError(f"{path} is no tokenizer: {_one_line(error)}") from error
-    puzzle = get_puzzle(config.puzzle)
-    expected = {symbol: i for i, symbol in enumerate((PAD_TOKEN, *puzzle.symbols))}
+    expected = build_tokenizer(puzzle_of(config)).get_vocab()
     for symbol in sorted(symbols.keys() | expected.keys()):
         if symbols.get(symbol) != expected.get(symbol):
             raise CheckpointError(

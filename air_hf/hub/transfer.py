@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 TIMEOUT = 600.0  # seconds
 # Files of an earlier push that a new one removes if it does not bring them again.
@@ -35,46 +35,18 @@ class PublishError(ValueError):
     """A push that did not happen; the message says what the repository holds now and what may help."""
 
 
-class Push:
-    """A push under way, in a process of its own; see [`push_folder`] for the arguments."""
-
-    def __init__(
-        self,
-        folder: str | Path,
-        repository: str,
-        repo_type: str,
-        *,
-        private: bool = True,
-        revision: str | None = None,
-        token: str | None = None,
-        message: str | None = None,
-        timeout: float = TIMEOUT,
-    ):
-        if not Path(folder).is_dir():
-            raise PublishError(f"{folder} is no folder; expected a folder to publish")
-        self.repository, self.timeout = repository, timeout
-        self._call = _Call(
-            "push", folder=str(folder), repository=repository, repo_type=repo_type, private=private, revision=revision,
-            token=token, message=message or f"air-hf: publish {Path(folder).name}", waits=_WAITS,
-        )  # fmt: skip
-
-    def wait(self, stopped: Callable[[], bool] = lambda: False) -> str:
-        """The commit's SHA, when the push is over.
-
-        Args:
-            stopped (`Callable[[], bool]`, *optional*): asked several times a second; the push is given up if it is true.
-
-        Raises:
-            PublishError: it failed, took longer than `timeout`, or was given up.
-        """
-        return _finish(self._call, self.repository, self.timeout, stopped)["commit"]
-
-    def kill(self) -> None:
-        """Ends the push at once, wherever it is; `wait` then raises."""
-        self._call.kill()
-
-
-def push_folder(folder: str | Path, repository: str, repo_type: str, **options) -> str:
+def push_folder(
+    folder: str | Path,
+    repository: str,
+    repo_type: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+    timeout: float = TIMEOUT,
+    stopped: Callable[[], bool] = lambda: False,
+) -> str:
     """Publishes a folder in one commit, so that the repository is at its old or its new state, never between.
 
     Large files travel first and are not sent again by a second try, which is how a push that failed goes on.
@@ -83,11 +55,12 @@ def push_folder(folder: str | Path, repository: str, repo_type: str, **options) 
         folder (`str` or `Path`): what the repository shall hold; files of an earlier push that are gone are removed.
         repository (`str`): `ORG/NAME`, or `NAME` for one of the token's owner.
         repo_type (`str`): "model" or "dataset".
-        private (`bool`, *optional*): of a repository that is made now (default True); another one stays as it is.
+        private (`bool`): of a repository that is made now; an existing one stays as it is.
         revision (`str`, *optional*): the branch; made if it does not exist.
         token (`str`, *optional*): from the usual places if None.
         message (`str`, *optional*): the commit's.
-        timeout (`float`, *optional*): seconds after which the push is given up (default 600).
+        timeout (`float`): seconds after which the push is given up.
+        stopped (`Callable[[], bool]`): asked several times a second; the push is given up if it is true.
 
     Returns:
         the commit's SHA.
@@ -95,18 +68,33 @@ def push_folder(folder: str | Path, repository: str, repo_type: str, **options) 
     Raises:
         PublishError: no folder, a bad name, no right to write, or a Hub that cannot be reached, fails or is silent.
     """
-    return Push(folder, repository, repo_type, **options).wait()
+    if not Path(folder).is_dir():
+        raise PublishError(f"{folder} is no folder; expected a folder to publish")
+    arguments = {
+        "folder": str(folder), "repository": repository, "repo_type": repo_type, "private": private,
+        "revision": revision, "token": token, "message": message or f"air-hf: publish {Path(folder).name}",
+        "waits": _WAITS,
+    }  # fmt: skip
+    return call("push", arguments, timeout, stopped)["commit"]
 
 
-def resolve_repository(name: str, token: str | None = None, timeout: float = TIMEOUT) -> str:
+def resolve_repository(
+    name: str, token: str | None = None, timeout: float = TIMEOUT, stopped: Callable[[], bool] = lambda: False
+) -> str:
     """`ORG/NAME` of a repository; a bare `NAME` is one of the token's owner.
 
     Raises:
-        PublishError: the Hub does not say who that is.
+        PublishError: no name of a repository, or the Hub does not say who the owner is.
     """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise PublishError(
+            f"{name!r} is no name of a repository; expected ORG/NAME: {describe_error(error)}"
+        ) from error
     if "/" in name:
         return name
-    return _finish(_Call("resolve", repository=name, token=token), name, timeout)["repository"]
+    return call("resolve", {"repository": name, "token": token}, timeout, stopped)["repository"]
 
 
 def fetch_folder(repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None) -> Path:
@@ -135,45 +123,40 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:_LONGEST_REASON] if lines else ""
 
 
-class _Call:
-    """A function of this file in another process."""
+def call(name: str, arguments: dict, timeout: float, stopped: Callable[[], bool] = lambda: False) -> dict:
+    """Runs one of `_CALLS` in another process, and returns its outcome.
 
-    def __init__(self, name: str, **arguments):
-        command = [sys.executable, "-P", __file__]  # -P: the files beside this one are no modules of that process
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._process.stdin.write(json.dumps({"call": name} | arguments) + "\n")
-        self._process.stdin.flush()  # not closed: that is how the process learns of our end
-
-    def outcome(self, timeout: float, stopped: Callable[[], bool]) -> dict:
-        """Its answer; `error` says why there is none."""
-        end = time.monotonic() + timeout
-        while self._process.poll() is None:
-            if stopped() or time.monotonic() > end:
-                self.kill()
-                return {"error": "given up" if stopped() else f"no end after {timeout:g} seconds", "transient": True}
-            time.sleep(0.05)
-        answer = self._process.stdout.read()
-        self._process.stdin.close()
-        status = self._process.returncode
-        return json.loads(answer) if status == 0 else {"error": f"it ended with status {status}", "transient": True}
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-def _finish(call: _Call, repository: str, timeout: float, stopped: Callable[[], bool] = lambda: False) -> dict:
-    outcome = call.outcome(timeout, stopped)
+    Raises:
+        PublishError: it failed, took more than `timeout` seconds, or `stopped` became true.
+    """
+    # -P: the files beside this one are no modules of that process.
+    with subprocess.Popen([sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            process.stdin.write(json.dumps({"call": name} | arguments).encode() + b"\n")
+            process.stdin.flush()  # not closed: that is how the process learns of our end
+            end = time.monotonic() + timeout
+            while process.poll() is None and not stopped() and time.monotonic() < end:
+                time.sleep(0.05)
+        finally:
+            process.kill()  # where it has ended, this does nothing
+            status = process.wait()
+        answer = process.stdout.read()
+    if status == 0:
+        outcome = json.loads(answer)
+    elif stopped():
+        outcome = {"error": "it was given up"}
+    else:
+        late = time.monotonic() >= end
+        reason = f"no end after {timeout:g} seconds" if late else f"its process ended with status {status}"
+        outcome = {"error": reason, "may_pass": True}
     if "error" not in outcome:
         return outcome
-    if outcome.get("invalid"):
-        raise PublishError(f"{repository!r} is no name of a repository; expected ORG/NAME: {outcome['error']}")
     advice = _ADVICE.get(outcome.get("status"))
-    if advice is None and outcome.get("transient"):
-        advice = "the same command again completes it"
+    if advice is None and outcome.get("may_pass"):
+        advice = "another try sends only what is missing"
     raise PublishError(
-        f"{repository}: the push failed ({outcome['error']}); the repository holds what it held before, or all of the "
-        f"push{f'; {advice}' if advice else ''}"
+        f"{arguments['repository']}: the push failed ({outcome['error']}); the repository holds what it held before, "
+        f"or all of the push{f'; {advice}' if advice else ''}"
     )
 
 
@@ -208,6 +191,18 @@ def _resolve(repository: str, token: str | None) -> dict:
     return {"repository": f"{HfApi(token=token).whoami()['name']}/{repository}"}
 
 
+def _collect(repository: str, items: list[str], private: bool, token: str | None) -> dict:
+    api = HfApi(token=token)
+    namespace, title = repository.split("/")
+    collection = api.create_collection(title, namespace=namespace, private=private, exists_ok=True)
+    for item in items:
+        api.add_collection_item(collection.slug, item, "model", exists_ok=True)
+    return {"url": collection.url}
+
+
+_CALLS = {"push": _push, "resolve": _resolve, "collect": _collect}
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: the Hub is busy or failing, the connection broke, or somebody else committed."""
     cause = _cause(error)
@@ -227,14 +222,13 @@ def _main() -> None:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        outcome = {"push": _push, "resolve": _resolve}[arguments.pop("call")](**arguments)
+        outcome = _CALLS[arguments.pop("call")](**arguments)
     except Exception as error:  # whatever it is, it is reported by the process that waits for us
         response = getattr(_cause(error), "response", None)
         outcome = {
             "error": describe_error(error),
             "status": getattr(response, "status_code", None),
-            "transient": _may_pass(error),
-            "invalid": isinstance(error, HFValidationError),
+            "may_pass": _may_pass(error),
         }
     print(json.dumps(outcome), flush=True)
     # A thread of the client that still waits for an answer must not keep this process.
