@@ -106,5 +106,5 @@ def test_every_field_is_read():
     model = (Path(__file__).parent.parent / "modeling" / "modeling_air.py").read_text()
     config = inspect.getsource(AIRConfig).replace(inspect.getsource(AIRConfig.validate_architecture), "")
     for name in set(CONFIG_FIELDS) - {"puzzle", "puzzle_options"}:
-        reads = re.findall(rf"config\.{name}\b", model) + re.findall(rf"self\.{name}\b(?! =)", config)
+        reads = re.findall(rf"config\.{name}\b", model) + re.findall(rf"self\.{name}\b(?! = )", config)
         assert reads, f"{name} is never read"
