@@ -8,11 +8,10 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from air_hf.hub.transfer import describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
-from air_hf.modeling.weights_air import read_json_object
+from air_hf.modeling.weights_air import fetch_file, read_json_object
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -83,12 +82,11 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
         if not _REPO_ID.fullmatch(str(source)):
             raise CheckpointError(f"checkpoint folder {source} does not exist")
     try:
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
+        path = fetch_file(source, name, **place)
     except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
-        # The client's own error is the cause; what transformers makes of it advises what a command does not have.
         raise CheckpointError(
             f"there is no checkpoint folder {source}, and no repository of that name within reach "
-            f"({describe_error(error.__cause__ or error)})"
+            f"({describe_error(error)})"
         ) from error
     return None if path is None else Path(path)
 
