@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from air_hf.data import PuzzleSet, to_batch
-from air_hf.metrics import puzzle_accuracy
+from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving
 
 
@@ -103,17 +103,12 @@ def evaluate_model(
         accelerator (`Accelerator`, *optional*): its processes share the work; every one must call, and gets the result.
 
     Raises:
-        ValueError: boards of another size than the model's, `max_segments` or `batch_size` below 1.
+        ValueError: puzzles that the model cannot take, `max_segments` or `batch_size` below 1.
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
     if max_segments < 1 or batch_size < 1:
         raise ValueError(f"max_segments ({max_segments}) and batch_size ({batch_size}) must be at least 1")
-    config, puzzle = model.config, puzzles.puzzle
-    if (config.seq_len, config.vocab_size) != (puzzle.num_cells, puzzle.vocab_size):
-        raise ValueError(
-            f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
-            f"{puzzles.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
-        )
+    puzzles.check_model(model.config)
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     batch_size = min(batch_size, len(puzzles))
     rounds = math.ceil(len(puzzles) / (batch_size * processes))  # the last round may run batches that do not count
@@ -123,7 +118,7 @@ def evaluate_model(
     for index in range(rounds):
         first = (index * processes + rank) * batch_size
         rows = np.arange(first, first + batch_size) % len(puzzles)
-        batch = to_batch(puzzles.questions[rows], puzzles.answers[rows])
+        batch = to_batch(puzzles.questions[rows], puzzles.answers[rows], puzzles.puzzle_ids[rows])
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         with accelerator.autocast() if accelerator else nullcontext():
             part, precision = _run_segments(model, batch, max_segments)
@@ -161,14 +156,14 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
     some = labelled.any(1)  # boards without any label do not count
     right = ((answers == puzzles.answers) | ~labelled).all(-1)[:, some]  # (segments, labelled boards)
     wishes, confident = wishes[:, some], confident[:, some]
-    final = puzzle_accuracy(answers[-1], puzzles.answers)
+    final = score_boards(answers[-1], puzzles.answers)
     last = len(answers) - 1
     halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
     tables = [model.model.embed_tokens, model.model.prefix, model.model.embed_positions]
     return EvaluationResult(
         exact_accuracy=final["exact_accuracy"],
         cell_accuracy=final["cell_accuracy"],
-        copy_accuracy=puzzle_accuracy(puzzles.questions, puzzles.answers)["cell_accuracy"],
+        copy_accuracy=score_boards(puzzles.questions, puzzles.answers)["cell_accuracy"],
         valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
         halting_accuracy=float((confident[-1] == right[-1]).mean()),
         mean_segments=float(halted_at.mean() + 1),

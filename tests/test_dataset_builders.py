@@ -12,8 +12,9 @@ from support.training import make_csv
 
 from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
-from air_hf.dataset_builders.builders import MazeHard, SudokuExtreme
 from air_hf.dataset_builders.folder import build_folder, check_folder
+from air_hf.dataset_builders.maze import MazeHard
+from air_hf.dataset_builders.sudoku import SudokuExtreme
 from air_hf.puzzles import get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.reading import DataError
@@ -229,7 +230,7 @@ def test_build_command_and_what_it_leaves(sudokus, tmp_path, capsys):
     assert command(*words) == 0
     assert "sudoku-9x9 puzzles, source csv" in capsys.readouterr().out
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        "README.md", "provenance.json", "images/difficulty.png",
+        "README.md", "provenance.json", "eval.yaml", "images/difficulty.png",
         *(f"data/{config}/{split}-00000-of-00001.parquet" for config in ("1k", "full") for split in ("train", "test")),
     }  # fmt: skip
     assert (folder / "images" / "difficulty.png").read_bytes().startswith(b"\x89PNG")
@@ -250,7 +251,7 @@ def test_build_command_and_what_it_leaves(sudokus, tmp_path, capsys):
     assert command(*words) == 2
     assert "already exists" in capsys.readouterr().err
     assert command("data", "info", folder, "--check") == 0
-    assert "every row is as it was built" in capsys.readouterr().out
+    assert "every file and row is as it was built" in capsys.readouterr().out
     facts = json.loads((folder / "provenance.json").read_text())
     facts["full"]["splits"]["test"]["sha256"] = "0"
     (folder / "provenance.json").write_text(json.dumps(facts))
