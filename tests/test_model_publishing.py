@@ -447,6 +447,21 @@ def test_no_path_is_published(checkpoint, tmp_path):
     assert "7 puzzles of test.csv" in text
 
 
+@pytest.mark.parametrize(
+    ("training", "scores", "message"),
+    [
+        ({"curves": {"loss": [[1]]}}, {}, "training.json, curves: loss is [[1]]; expected lists of 2 numbers"),
+        ({"curves": 3}, {}, "training.json, curves: loss is None; expected lists of 2 numbers"),
+        ({"data": {"train": {}}}, {}, "training.json, data, train: puzzle is None; expected text"),
+        ({}, {"ema": []}, "evaluation.json: ema is []; expected a number"),
+    ],
+)
+def test_damaged_records_make_no_card(checkpoint, training, scores, message):
+    with pytest.raises(CheckpointError) as error:
+        write_card(checkpoint, training_facts(**training), evaluation(**scores))
+    assert message in str(error.value)
+
+
 def test_card_of_a_maze_shows_one(make_model, tmp_path):
     make_model(vocab_size=6, seq_len=120, puzzle="maze-10x12").save_pretrained(tmp_path / "maze")
     write_model_card(tmp_path / "maze", "org/maze")

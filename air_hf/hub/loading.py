@@ -32,7 +32,10 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
             that are not those of a model of this package, or numbers that are not finite.
     """
-    config = read_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
+    path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
+    config = _parse_config(path)
+    if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
+        kwargs["revision"] = path.parent.name
     try:
         model = AutoModel.from_pretrained(source, config=config, trust_remote_code=False, **kwargs)
     except (OSError, HfHubHTTPError, httpx2.HTTPError) as error:
@@ -50,9 +53,17 @@ def read_config(source: str | Path, **place) -> AIRConfig:
     Raises:
         CheckpointError: no checkpoint, or a config.json that is damaged or none of this package's.
     """
+    return _parse_config(_find_config(source, **place))
+
+
+def _find_config(source: str | Path, **place) -> Path:
     path = find_file(source, "config.json", **place)
     if path is None:
         raise CheckpointError(f"{source} holds no checkpoint: config.json is missing")
+    return path
+
+
+def _parse_config(path: Path) -> AIRConfig:
     fields = read_json_object(path)
     if fields.get("model_type") != AIRConfig.model_type:
         raise CheckpointError(
