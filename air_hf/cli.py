@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
     "publish": "push a checkpoint to the Hub in one commit",
+    "publish-sweep": "push all checkpoints of a sweep, with one table and a collection",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         commands.add_parser(name, help=text, add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(argv[:1]).command
-    module = importlib.import_module(f"air_hf.commands.{name}")
+    module = importlib.import_module(f"air_hf.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     run = module.configure(parser)
     try:
