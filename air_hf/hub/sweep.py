@@ -98,7 +98,9 @@ def find_members(folder: Path) -> tuple[list[_Member], list[Path]]:
     for key in _MUST_AGREE:
         values = {str(member.records.scores.get(key)) for member in members}
         if len(values) > 1:
-            raise CheckpointError(f"{folder}: the runs differ in {key} ({', '.join(sorted(values))}) and do not compare")
+            raise CheckpointError(
+                f"{folder}: the runs differ in {key} ({', '.join(sorted(values))}) and do not compare"
+            )
     return members, unfinished
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from air_hf.hub import EVALUATION, TRAINING_FACTS
 from air_hf.modeling import AIRConfig
-from air_hf.training.arguments import parse_arguments
+from air_hf.runs.arguments import parse_recipe
 from air_hf.runs.checkpoint import FREE_FIELDS
 from air_hf.variants import VARIANTS
 

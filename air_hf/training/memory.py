@@ -92,7 +92,11 @@ def estimate_activations(config: AIRConfig, size: int) -> int:
         size (`int`): bytes of a number of the states, 2 or 4.
     """
     tokens, width = config.num_network_positions, config.hidden_size
-    block = _mixer(config, size) + _swiglu(tokens, width, config.intermediate_size, size) + 2 * _norm(tokens * width, tokens)
+    block = (
+        _mixer(config, size)
+        + _swiglu(tokens, width, config.intermediate_size, size)
+        + 2 * _norm(tokens * width, tokens)
+    )
     updates = sum(update.keeps_graph for update in config.schedule)
     # The loss: stablemax's float64 quantities, four of them, or softmax's single float32 one; and what the head reads.
     per_symbol = 4 * 8 if config.loss_function == "stablemax" else 4
@@ -113,7 +117,7 @@ def _swiglu(tokens: int, width: int, inner: int, size: int) -> int:
 def _mixer(config: AIRConfig, size: int) -> int:
     tokens, width = config.num_network_positions, config.hidden_size
     if config.mixer == "mlp":
-        return _swiglu(width, tokens, config.position_intermediate_size, size) 
+        return _swiglu(width, tokens, config.position_intermediate_size, size)
     kept = size * tokens * 5 * width  # what the projections read, queries, keys and values
     if config._attn_implementation == "eager":
         kept += config.num_attention_heads * tokens**2 * (4 + (size if size != 4 else 0))  # maps, also in float32

@@ -98,7 +98,10 @@ class Recipe:
         None, "grid: what turns a puzzle into another one of the same kind (default: none)", published=True
     )
     train_limit: int = _field(
-        0, "train on a random sample of this many puzzles, drawn with data_seed; 0 for all", _NOT_NEGATIVE, published=True
+        0,
+        "train on a random sample of this many puzzles, drawn with data_seed; 0 for all",
+        _NOT_NEGATIVE,
+        published=True,
     )
     eval_limit: int = _field(
         0,
@@ -108,7 +111,10 @@ class Recipe:
         may_change=True,
     )
     data_seed: int = _field(
-        0, "seed of the samples, apart from `seed` so that runs with other seeds share their data", _SEED, published=True
+        0,
+        "seed of the samples, apart from `seed` so that runs with other seeds share their data",
+        _SEED,
+        published=True,
     )
     augment: bool = _field(True, "apply a random symmetry to every puzzle each time it is drawn", published=True)
     images_per_puzzle: int = _field(
@@ -148,7 +154,9 @@ class Recipe:
         may_change=True,
     )
     optimizer: Literal["adam_atan2", "adamw", "muon"] = _field(
-        "adam_atan2", "of all weights but the prefix table; muon: of the matrices, and adamw of the rest", published=True
+        "adam_atan2",
+        "of all weights but the prefix table; muon: of the matrices, and adamw of the rest",
+        published=True,
     )
     learning_rate: float = _field(1e-3, "of all weights but the prefix table", _POSITIVE, published=True)
     muon_learning_rate: float | None = _field(
@@ -169,7 +177,10 @@ class Recipe:
     adam_beta2: float = _field(0.95, "adam_atan2 and adamw", _DECAY, published=True)
     muon_momentum: float = _field(0.95, "muon", _DECAY, published=True)
     max_grad_norm: float = _field(
-        0.0, "clip the gradient of all weights but the prefix table to this norm; 0 for off", _NOT_NEGATIVE, published=True
+        0.0,
+        "clip the gradient of all weights but the prefix table to this norm; 0 for off",
+        _NOT_NEGATIVE,
+        published=True,
     )
     prefix_learning_rate: float = _field(1e-2, "sign-SGD on the prefix table", _NOT_NEGATIVE, published=True)
     prefix_weight_decay: float = _field(0.1, "sign-SGD on the prefix table, decoupled", _NOT_NEGATIVE, published=True)
@@ -241,9 +252,7 @@ class Recipe:
         "also send metrics and the recipe to this tracker, through Accelerate; metrics.jsonl is always written",
         may_change=True,
     )
-    log_every: int = _field(
-        50, "steps between lines of metrics.jsonl", _POSITIVE, published=True, may_change=True
-    )
+    log_every: int = _field(50, "steps between lines of metrics.jsonl", _POSITIVE, published=True, may_change=True)
     seed: int = _field(0, "weights, order of the data, symmetries and exploration", _SEED, published=True)
 
     def __post_init__(self):
