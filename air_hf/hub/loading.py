@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from air_hf.hub.transfer import describe_error
@@ -94,34 +94,35 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
 
 
 def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint, whose symbols are those that the model was trained on.
+    """The tokenizer of a checkpoint's puzzle, once the checkpoint's own file is seen to say the same.
 
     Args:
         source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
-        config ([`AIRConfig`]): the checkpoint's.
+        config ([`AIRConfig`]): the checkpoint's; its puzzle must be known.
         place: `revision`, `cache_dir`, `token`.
 
     Raises:
-        CheckpointError: it is missing or damaged, or gives symbols other ids than the puzzle's.
+        CheckpointError: tokenizer.json is missing, damaged or of another puzzle.
     """
-    path = find_file(source, "tokenizer.json", **place)
+    path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")
     read_json_object(path)
-    settings = find_file(source, "tokenizer_config.json", **place)
-    if settings is not None:
-        read_json_object(settings)
+    tokenizer = build_tokenizer(puzzle)
     try:
-        symbols = Tokenizer.from_file(str(path)).get_vocab()
+        found = Tokenizer.from_file(str(path))
+        ids = found.encode(puzzle.example).ids
+        text = found.decode(ids)
     except Exception as error:  # the library raises nothing more special
-        raise CheckpointError(f"{path} is no tokenizer: {_one_line(error)}") from error
-    expected = build_tokenizer(puzzle_of(config)).get_vocab()
-    for symbol in sorted(symbols.keys() | expected.keys()):
-        if symbols.get(symbol) != expected.get(symbol):
-            raise CheckpointError(
-                f"{path} gives {symbol[:40]!r} the id {symbols.get(symbol)}; {config.puzzle} has {expected.get(symbol)}"
-            )
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **place)
+        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: {_one_line(error)}") from error
+    if ids != puzzle.parse(puzzle.example).tolist() or text != puzzle.example:
+        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: it makes other ids of a board")
+    vocabularies = [each.get_vocab() for each in (found, tokenizer)]
+    for symbol in sorted(set().union(*vocabularies)):
+        theirs, ours = (vocabulary.get(symbol) for vocabulary in vocabularies)
+        if theirs != ours:
+            raise CheckpointError(f"{path} gives {symbol[:40]!r} the id {theirs}; {puzzle.name} has {ours}")
+    return tokenizer
 
 
 def read_facts(folder: str | Path, name: str) -> dict:

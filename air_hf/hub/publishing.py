@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from air_hf.files import write_text
-from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_facts
+from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
 from air_hf.hub.model_card import CardOptions, write_model_card
-from air_hf.hub.records import without_paths
+from air_hf.hub.records import read_records, without_paths
 from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
+from air_hf.puzzles import puzzle_of
+from air_hf.tokenization import build_tokenizer
 
 _NOT_PUBLISHED = shutil.ignore_patterns("training_state", "*.part", ".*")
 
@@ -51,6 +53,7 @@ def publish_checkpoint(
         PublishError: the push failed; see [`push_folder`].
     """
     checkpoint = Path(checkpoint)
+    read_records(checkpoint)
     model = load_model(checkpoint)  # what cannot be loaded here could not be loaded from the Hub
     if model.config.puzzle is not None:
         load_tokenizer(checkpoint, model.config)
@@ -67,8 +70,11 @@ def publish_checkpoint(
 def stage_checkpoint(
     checkpoint: Path, folder: Path, repository: str, card: CardOptions | None = None, more: str = ""
 ) -> Path:
-    """Copies what of a checkpoint is published, takes local paths out of its records, and writes its card."""
+    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card."""
     shutil.copytree(checkpoint, folder, ignore=_NOT_PUBLISHED)
+    puzzle = puzzle_of(read_config(folder))
+    if puzzle is not None:
+        build_tokenizer(puzzle).save_pretrained(folder)
     for name in (TRAINING_FACTS, EVALUATION):
         if records := read_facts(folder, name):
             write_text(folder / name, json.dumps(without_paths(records), indent=2) + "\n")

@@ -76,11 +76,11 @@ def _check(record: dict, expected: dict[str, Any], place: str | Path) -> None:
         value = record.get(name)
         if isinstance(kind, dict):
             if not isinstance(value, dict):
-                raise CheckpointError(f"{place}: {name} is {str(value)[:40]!r}; expected an object")
+                raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
             _check(value, kind, f"{place}, {name}")
         elif not isinstance(value, kind) or isinstance(value, bool):
             wanted = "a number" if kind in (int, _NUMBER) else "text" if kind is str else "an object"
-            raise CheckpointError(f"{place}: {name} is {str(value)[:40]!r}; expected {wanted}")
+            raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected {wanted}")
 
 
 def hub_name(dataset: Any) -> str | None:
