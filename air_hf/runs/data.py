@@ -72,7 +72,7 @@ def load_dataset(
     puzzle: str | Puzzle | None = None,
     options: dict[str, str] | None = None,
 ) -> Source:
-    """Puzzles of a data set on the Hub, at one commit that is recorded, or of a folder that `air-hf data build` made."""
+    """Puzzles of a data set on the Hub, at a commit that is recorded, or of a folder that `air-hf data build` made."""
     more = {"options": options} if options else {}
     if Path(name).exists():
         return Source(load_published(name, config, split, revision, puzzle, **more), split=split)

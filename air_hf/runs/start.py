@@ -122,7 +122,7 @@ def take_weights(model: AIRForPuzzleSolving, source: str) -> list[str]:
 
 @contextmanager
 def exit_statuses(program: str) -> Iterator[None]:
-    """Ends the process as a command that trains does: 0, or 2 and a line about what is wrong, or 75 for a stopped run."""
+    """Ends the process as a command that trains does: 0, 2 and a line about what is wrong, or 75 for a stopped run."""
     status = 0
     try:
         yield

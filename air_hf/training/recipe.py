@@ -86,7 +86,7 @@ class Recipe:
     )
     puzzle: str | None = _field(
         None,
-        "what the boards are, e.g. sudoku-9x9, or grid-3x4 for a puzzle of your own (default: read off the first board)",
+        "what the boards are, e.g. sudoku-9x9; grid-3x4 for a puzzle of your own (default: read off the first board)",
         may_change=True,
         published=True,
     )
@@ -290,7 +290,7 @@ class Recipe:
 
 
 def plain_type(hint) -> tuple[Any, bool]:
-    """A field's type as a parser wants it, and whether it may be None: `int | None` is an int, `float | int` a float."""
+    """A field's type as a parser wants it, and whether it may be None: `int | None` is int, `float | int` is float."""
     if not isinstance(hint, types.UnionType) and typing.get_origin(hint) is not typing.Union:
         return hint, False
     members = [member for member in typing.get_args(hint) if member is not types.NoneType]
