@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from air_hf.data import PuzzleSet, to_batch
-from air_hf.metrics import puzzle_accuracy
+from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving
 
 
@@ -120,7 +120,7 @@ def evaluate_model(
         before_batch (`Callable`): called before every batch; what it raises ends the evaluation.
 
     Raises:
-        ValueError: boards of another size than the model's, `max_segments` or `batch_size` below 1.
+        ValueError: puzzles that the model cannot take, `max_segments` or `batch_size` below 1.
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
     if max_segments < 1 or batch_size < 1:
@@ -180,14 +180,14 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
     some = labelled.any(1)  # boards without any label do not count
     right = ((answers == puzzles.answers) | ~labelled).all(-1)[:, some]  # (segments, labelled boards)
     wishes, confident = wishes[:, some], confident[:, some]
-    final = puzzle_accuracy(answers[-1], puzzles.answers)
+    final = score_boards(answers[-1], puzzles.answers)
     last = len(answers) - 1
     halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
     tables = [model.model.embed_tokens, model.model.prefix, model.model.embed_positions]
     return EvaluationResult(
         exact_accuracy=final["exact_accuracy"],
         cell_accuracy=final["cell_accuracy"],
-        copy_accuracy=puzzle_accuracy(puzzles.questions, puzzles.answers)["cell_accuracy"],
+        copy_accuracy=score_boards(puzzles.questions, puzzles.answers)["cell_accuracy"],
         valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
         halting_accuracy=float((confident[-1] == right[-1]).mean()),
         mean_segments=float(halted_at.mean() + 1),

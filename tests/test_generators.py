@@ -9,9 +9,9 @@ import pytest
 
 from air_hf.cli import main
 from air_hf.data import load_puzzles
-from air_hf.dataset_builders.canonical import canonical_form
+from support.canonical import canonical_form
 from air_hf.dataset_builders.generate import generate_split, make_generator
-from air_hf.dataset_builders.sudoku_generator import SudokuGenerator
+from air_hf.dataset_builders.sudoku import SudokuGenerator
 from air_hf.puzzles import PuzzleError, get_puzzle
 from air_hf.puzzles.sudoku import BLANK
 
@@ -147,8 +147,8 @@ def test_impossible_requests(puzzle, options, message, tmp_path, capsys):
 
 
 def test_no_puzzle_so_hard(monkeypatch):
-    monkeypatch.setattr("air_hf.dataset_builders.sudoku_generator._ATTEMPTS", 20)
-    with pytest.raises(PuzzleError, match="no puzzle with clues minimal and a rating of at least 9 in 20 random grids"):
+    monkeypatch.setattr(SudokuGenerator, "max_attempts", 20)
+    with pytest.raises(PuzzleError, match="no puzzle with clues minimal and a rating of at least 9 in 20 random boards"):
         SudokuGenerator(get_puzzle("sudoku-4x4"), min_rating=9).draw(1, np.random.default_rng(0))
 
 

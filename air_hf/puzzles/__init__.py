@@ -7,7 +7,7 @@ family's name.
 
 import math
 import warnings
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -16,7 +16,7 @@ from air_hf.puzzles.base import Puzzle, PuzzleError
 from air_hf.puzzles.symmetry import Symmetries
 
 
-@cache
+@lru_cache(256)
 def get_puzzle(name: str, **options: str) -> Puzzle:
     """The rules of the puzzle called `name`, family and board size: "sudoku-6x6", "maze-10x12".
 
