@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
     except (ValueError, StrictDataclassError, HfHubHTTPError, OSError) as error:
-        print(f"air-hf {name}: error: {error}", file=sys.stderr)
+        print(f"air-hf {name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         status = 2
     sys.exit(status or 0)
 

@@ -323,7 +323,7 @@ def read_arch(path: str | Path) -> tuple[str, dict]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not YAML: {error}") from error
+        raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     arch = loaded.get("arch") if isinstance(loaded, dict) else None
     if not isinstance(arch, dict):
         raise CheckpointError(f"{path} has no mapping named arch; expected the published code's {CONFIG_FILE}")

@@ -6,6 +6,7 @@ Only headers are read here, so it costs milliseconds; whether the numbers are fi
 import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 _FLOATING = ("F16", "BF16", "F32", "F64")
 _NAMED = 5  # things a message names before it counts the rest
+_DEEPEST = 64  # objects and lists in one another; tools that look into them call themselves as often
 _LARGEST_JSON = 2**24  # bytes; the index of a thousand shards has a hundredth of it
 
 
@@ -35,13 +37,25 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply to be read") from error
+        raise CheckpointError(f"{path} is nested more than {_DEEPEST} deep") from error
     except ValueError as error:  # of the encoding or of JSON
         size = f" in its first {_LARGEST_JSON:,} bytes" if len(data) > _LARGEST_JSON else ""
         raise CheckpointError(f"{path} is no JSON{size}: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds {type(value).__name__}; expected a JSON object")
+    if _is_deep(value):
+        raise CheckpointError(f"{path} is nested more than {_DEEPEST} deep")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        wholes = (
+            whole.values() if isinstance(whole, dict) else whole for whole in level if isinstance(whole, dict | list)
+        )
+        level = list(chain.from_iterable(wholes))
+    return bool(level)
 
 
 def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) -> dict[str, tuple[int, ...]]:
@@ -59,10 +73,9 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
     names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
     if variant:
         names = ["{0}.{2}.{1}".format(*name.rsplit(".", 1), variant) for name in names]
-    whole, index = (_fetch(source, name, **place) for name in names)
-    if whole is not None:
+    if (whole := _fetch(source, names[0], **place)) is not None:
         return read_header(whole)
-    if index is None:
+    if (index := _fetch(source, names[1], **place)) is None:
         raise CheckpointError(f"{source} holds no weights: {names[0]} is missing{_pickled(source)}")
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -187,7 +187,7 @@ CONFIGS = {
     "empty": (b"", "is no JSON: Expecting value"),
     "cut": (b'{"model_type": "air"', "is no JSON"),
     "UTF-16": ('{"model_type": "air"}'.encode("utf-16"), "is no JSON: 'utf-8' codec"),
-    "nested": (b'{"a":' * 100_000, "is nested too deeply to be read"),
+    "nested": (b'{"a":' * 100_000, "is nested more than 64 deep"),
     "null": (b"null", "holds NoneType; expected a JSON object"),
     "list": (b"[1]", "holds list; expected a JSON object"),
     "another model": (b'{"model_type": "bert"}', "is of model_type 'bert'; expected 'air'"),
