@@ -22,7 +22,7 @@ from air_hf.files import atomic_folder, sha256
 from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError, read_config
 from air_hf.hub.model_card import write_model_card
 from air_hf.modeling import AIRState
-from air_hf.modeling.weights_air import read_json_object
+from air_hf.modeling.weights_air import check_finite, read_json_object
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 from air_hf.training import Learner
@@ -32,7 +32,7 @@ from air_hf.variants import CONFIG_FIELDS
 STATE, TENSORS, MANIFEST = (f"training_state/{name}" for name in ("state.json", "state.safetensors", "manifest.json"))
 _NEEDED = {"config.json", "model.safetensors", STATE, TENSORS}
 _FORMAT = 2  # of the training state; 1, which did not say so, named the moments of AdamAtan2 one by one
-_STATE_TYPES = {"step": int, "skipped": int, "numbers": dict, "arguments": dict}
+_STATE_TYPES = {"step": int, "skipped": int, "numbers": dict, "tensors": list, "arguments": dict}
 
 
 def save_checkpoint(
@@ -93,7 +93,7 @@ def _training_state(learner: Learner) -> tuple[dict[str, torch.Tensor], dict[str
         else:
             numbers[name] = value
     state = {"format": _FORMAT, "step": learner.step, "skipped": learner.skipped, "numbers": numbers}
-    state["arguments"] = vars(learner.recipe)
+    state |= {"tensors": sorted(tensors), "arguments": vars(learner.recipe)}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, state
 
 
@@ -122,6 +122,8 @@ def load_checkpoint(learner: Learner, folder: str | Path) -> None:
         tensors = load_file(folder / TENSORS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / TENSORS} cannot be read: {error}") from error
+    if sorted(tensors) != state["tensors"]:
+        raise CheckpointError(f"{folder / TENSORS} holds other tensors than {STATE} says")
     groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}, "carry": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -131,6 +133,9 @@ def load_checkpoint(learner: Learner, folder: str | Path) -> None:
     weights = learner.model.state_dict()
     _check_tensors(folder, "weights", groups["weights"], weights)
     _check_tensors(folder, "ema", groups["ema"], {} if learner.ema is None else learner.ema.averages)
+    check_finite(
+        groups["weights"] | {f"ema.{name}": tensor for name, tensor in groups["ema"].items()}, folder / TENSORS
+    )
     learner.model.load_state_dict(groups["weights"])
     if learner.ema is not None:
         learner.ema.averages = {name: groups["ema"][name] for name in learner.ema.averages}
@@ -155,7 +160,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
                 f"{folder / STATE}: {name} is {str(state.get(name))[:40]!r}; expected {kind.__name__}"
             )
     for name, value in state["numbers"].items():
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or not 0 <= value < 2**53:
             raise CheckpointError(f"{folder / STATE}: {name} is {str(value)[:40]!r}; expected a number")
     return state
 

@@ -155,19 +155,20 @@ class GroupedOptimizer:
         left = set(flat)
         for part_name, part in self.parts.items():
             shapes = {name: p.shape for group in part.param_groups for name, p in _named(group)}
-            state, first = {}, None
+            state: dict[int, dict[str, Any]] = {}
             for index, (name, shape) in enumerate(shapes.items()):
                 start = f"{part_name}.{name}."
                 quantities = {key.removeprefix(start): flat[key] for key in flat if key.startswith(start)}
                 left -= {start + key for key in quantities}
-                first = quantities.keys() if first is None else first
-                if quantities.keys() != first:
+                if not quantities:  # it has had no gradient yet
+                    continue
+                first = next(iter(state.values()), quantities)
+                if quantities.keys() != first.keys():
                     raise ValueError(f"{part_name} has {sorted(first)} of some weights, {sorted(quantities)} of {name}")
                 for key, value in quantities.items():
                     if torch.is_tensor(value) and value.ndim and value.shape != shape:
                         raise ValueError(f"{start}{key} has shape {tuple(value.shape)}; expected {tuple(shape)}")
-                if quantities:
-                    state[index] = quantities
+                state[index] = quantities
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
         if left:
             raise ValueError(f"{min(left)} is no state of {', '.join(self.parts)}")
