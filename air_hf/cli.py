@@ -8,6 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
 # Imported when called, so that `air-hf --help` is quick.
 COMMANDS = {
+    "train": "train a model from a recipe",
+    "evaluate": "score a checkpoint on puzzles",
     "data": "generate, build, publish and inspect data sets",
     "recipes": "list or print the published recipes",
     "sweep": "train variants with several seeds and tabulate them",
