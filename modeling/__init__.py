@@ -12,6 +12,7 @@ from .modeling_air import (
     AIRState,
 )
 from .pipeline_air import PuzzleSolvingPipeline
+from .weights_air import CheckpointError
 
 __all__ = [
     "AIRConfig",
@@ -24,5 +25,6 @@ __all__ = [
     "AIRSolution",
     "AIRState",
     "AIRUpdate",
+    "CheckpointError",
     "PuzzleSolvingPipeline",
 ]

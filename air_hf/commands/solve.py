@@ -16,10 +16,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 from air_hf import PuzzleSolvingPipeline
-from air_hf.hub import CheckpointError, load_model
+from air_hf.hub import CheckpointError, load_model, load_tokenizer
 from air_hf.puzzles import get_puzzle
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError, read_csv, read_header
@@ -118,10 +117,7 @@ def _load(args: argparse.Namespace) -> PuzzleSolvingPipeline:
         raise CheckpointError(
             f'{args.model}: config.json names no puzzle to check answers by; add it, e.g. "puzzle": "sudoku-9x9"'
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{args.model} has no tokenizer that can be loaded: {error}") from error
+    tokenizer = load_tokenizer(args.model, model.config, revision=args.revision)
     options = {name: getattr(args, name) for name in ("max_segments", "early_stop", "q_halt_threshold")}
     return PuzzleSolvingPipeline(
         model=model, tokenizer=tokenizer, task="puzzle-solving", device=args.device, on_error="report", **options
