@@ -183,7 +183,8 @@ def test_a_thousand_boards_in_batches_give_what_each_gives_alone(solver, boards)
         assert len({result["solution"] for result in batches}) > 500  # the answers say whose they are
         rules = get_rules("sudoku-4x4")
         assert [result["valid"] for result in batches] == [
-            rules.find_error(question, result["solution"]) is None for question, result in zip(boards[0], batches, strict=True)
+            rules.find_error(question, result["solution"]) is None
+            for question, result in zip(boards[0], batches, strict=True)
         ]
         for question, result in zip(boards[0][:200], batches, strict=False):
             alone = solver(question, **options)

@@ -37,8 +37,8 @@ def csv_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with two Parquet files, a picture, a card and a JSON file, as `air-hf data build` leaves it."""
-    from air_hf.dataset_builders.sudoku import SudokuExtreme
     from air_hf.dataset_builders.folder import build_folder
+    from air_hf.dataset_builders.sudoku import SudokuExtreme
 
     home = tmp_path_factory.mktemp("built")
     options = {"puzzle": "sudoku-4x4", "num_train": 40, "num_test": 16, "subsample_size": 40, "seed": 1}
