@@ -51,7 +51,7 @@ class PuzzleDataConfig(datasets.BuilderConfig):
         path (`str`, *optional*): folder of `train.csv` and `test.csv`, for "csv".
         revision (`str`): branch, tag or commit of the Hub's data set; the commit it stands for is recorded.
         puzzle (`str`): family and size of the boards.
-        puzzle_options (`dict[str, str]`): what the family needs besides; what it can read off the files may be left out.
+        puzzle_options (`dict[str, str]`): what the family needs besides, less what it can read off the files.
         seed (`int`): of the subset, the images and the generator.
         subsample_size (`int`, *optional*): train puzzles to draw; all of them if None.
         images_per_puzzle (`int`): rows of each train puzzle, itself included; see [`FixedImages`].
@@ -92,9 +92,10 @@ class PuzzleDataConfig(datasets.BuilderConfig):
             raise DataError(
                 f"path is {self.path!r} with source {self.source!r}; source csv needs it, the others do not"
             )
-        for name in ("subsample_size", "images_per_puzzle", "num_train", "num_test"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        least = {"subsample_size": 1, "images_per_puzzle": 1, "num_train": 1, "num_test": 1, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < bound:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
         if self.puzzle is None:
             raise DataError('puzzle is missing; say what the boards are, e.g. "grid-3x4"')
         if self.generator and self.source != "generate":
@@ -142,7 +143,6 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
     DESCRIPTION: ClassVar[str] = ""  # of what the Hub has
     PUBLISHED_RATING: ClassVar[str] = ""  # what `rating` counts there
     CITATION: ClassVar[str] = ""
-    LIMITS: ClassVar[str] = "That an answer is the only right one was not checked."
 
     def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **kwargs):
         self._given_cache_dir = cache_dir
@@ -151,6 +151,10 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
     def measure(self, questions: np.ndarray) -> dict[str, np.ndarray]:
         """What the card shows the distribution of, besides the rating: name to numbers (N,) of questions (N, S)."""
         return {}
+
+    def limits(self) -> str:
+        """What the card says that these puzzles are not good for."""
+        return "Sets of different symmetry classes are told apart by hashes, which never miss two puzzles of one class."
 
     def _create_builder_config(self, *args, **kwargs):
         config, config_id = super()._create_builder_config(*args, **kwargs)

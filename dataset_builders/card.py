@@ -29,11 +29,11 @@ _TEXT = """---
 ```python
 from datasets import load_dataset
 
-puzzles = load_dataset(".", "{config}", split="train")
+puzzles = load_dataset("{name}", "{config}", split="train")
 print(puzzles[0]["question"], puzzles[0]["answer"])
 ```
 
-Train on it with air-hf: `air-hf train --config RECIPE.yaml --dataset . --dataset_config {config}`.
+Train on it with air-hf: `air-hf train --config RECIPE.yaml --dataset {name} --dataset_config {config}`.
 
 ## Configurations
 
@@ -56,14 +56,14 @@ rows of the source file a subset holds, and the checksums of all files, are in `
 
 {made}
 
-Every answer was checked against its question by the rules of the puzzle. {unique} Whole symmetry classes:
-{classes} of the test puzzles have an image among the train puzzles.
+Every answer was checked against its question by the rules of the puzzle. {unique}
+{classes} of the test puzzles have an image under the puzzle's symmetries among the train puzzles.
 
 ## Distributions
 
 ![Histogram of the rating of train and test puzzles]({picture})
 
-Share of the puzzles of `{config}`, images left out, that are below:
+What so many percent of the puzzles of `{config}`, images left out, do not exceed:
 
 | | split | {quantiles} |
 | --- | --- | {rules} |
@@ -113,12 +113,18 @@ def draw_difficulty(path: Path, builder: PuzzleBuilder, title: str) -> None:
 
 
 def write_card(
-    folder: Path, builders: list[PuzzleBuilder], facts: dict[str, dict], questions: dict[str, np.ndarray], license: str
+    folder: Path,
+    name: str,
+    builders: list[PuzzleBuilder],
+    facts: dict[str, dict],
+    questions: dict[str, np.ndarray],
+    license: str,
 ) -> str:
     """Writes README.md: metadata that `load_dataset` and the Hub read, and what a person wants to know.
 
     Args:
         folder (`Path`): of the data set.
+        name (`str`): what loads it: the folder's name, where somebody stands beside it.
         builders, facts: what was built, and how; the first configuration is the default one.
         questions (`dict`): of the first configuration, for each split (N, S), images left out.
         license (`str`): of the puzzles.
@@ -131,6 +137,7 @@ def write_card(
     text = _TEXT.format(
         metadata=_metadata(builders, facts, license, title),
         title=title,
+        name=name,
         description=first.info.description,
         example=_draw_example(first, facts[first.config.name], folder),
         config=first.config.name,
@@ -154,7 +161,7 @@ def write_card(
         quantiles=" | ".join(f"{q} %" for q in _QUANTILES),
         rules=" | ".join("---" for _ in _QUANTILES),
         distributions=_distributions(first, questions),
-        limits=first.LIMITS,
+        limits=first.limits(),
         citation=_CITATION.format(first.info.citation) if first.info.citation else "",
     )
     write_text(folder / "README.md", text)

@@ -30,7 +30,9 @@ _OTHER_FILES = {"README.md", PROVENANCE, BENCHMARK, PICTURE, ".gitattributes"}
 _BATCH = 10_000
 # What is read of a provenance file, and its types; [...] is a list, {...: ...} a mapping of any keys.
 _SPLIT = {"num_rows": int, "puzzles": int, "skipped": int, "sha256": str, "skipped_because": [str], "files": {...: str}}
-_FACTS = {...: {"puzzle": str, "source": {"kind": str}, "test_puzzles_with_a_class_in_train": int, "splits": {...: _SPLIT}}}
+_FACTS = {
+    ...: {"puzzle": str, "source": {"kind": str}, "test_puzzles_with_a_class_in_train": int, "splits": {...: _SPLIT}}
+}
 
 
 def build_folder(
@@ -62,7 +64,8 @@ def build_folder(
         facts = {config: fact for config, (fact, _) in written.items()}
         write_text(unfinished / PROVENANCE, json.dumps(facts, indent=1, ensure_ascii=False))
         tasks = [{"id": config, "config": config, "split": "test"} for config in facts]
-        title = write_card(unfinished, builders, facts, written[builders[0].config.name][1], license)
+        questions = written[builders[0].config.name][1]
+        title = write_card(unfinished, folder.name, builders, facts, questions, license)
         benchmark = {"name": title, "description": builders[0].info.description, "evaluation_framework": "air-hf"}
         write_text(unfinished / BENCHMARK, yaml.safe_dump(benchmark | {"tasks": tasks}, sort_keys=False))
         draw_difficulty(unfinished / PICTURE, builders[0], title)
@@ -201,5 +204,5 @@ def name_repository(folder: str | Path, repository: str) -> None:
     """Makes the commands of a built folder's card load it from the Hub instead of from the folder itself."""
     card = Path(folder) / "README.md"
     if card.is_file():
-        text = card.read_text(encoding="utf-8")
-        write_text(card, re.sub(r'(load_dataset\("|--dataset )[\w./-]+', rf"\g<1>{repository}", text))
+        text = re.sub(r'(?<=load_dataset\(")[^"]*', repository, card.read_text(encoding="utf-8"))
+        write_text(card, re.sub(r"(?<=--dataset ).*?(?= --dataset_config)", repository, text))

@@ -184,7 +184,12 @@ def generate_split(
             time.
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
-    for name, value, least in (("train", num_train, 1), ("test", num_test, 1), ("workers", workers, 1), ("seed", seed, 0)):
+    for name, value, least in (
+        ("train", num_train, 1),
+        ("test", num_test, 1),
+        ("workers", workers, 1),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise PuzzleError(f"{name} is {value}; it must be at least {least}")
     if max_seconds is not None and not max_seconds > 0:
@@ -205,6 +210,7 @@ def generate_split(
             for process in set(multiprocessing.active_children()) - before:
                 process.join(max(0, end - time.monotonic()))
                 process.kill()
+                process.join()
 
 
 class _Watch:
@@ -258,8 +264,8 @@ def _collect(executor, workers, job, watch, puzzle, num_train, num_test) -> dict
                 progress.update(min(len(pool), wanted) - progress.n)
                 if watch.is_over():
                     raise PuzzleError(
-                        f"{puzzle.name} {options}: when the time was over, {len(pool)} different puzzles had been found "
-                        f"in {watch.tries.value:,} random boards; {too_few}"
+                        f"{puzzle.name} {options}: when the time was over, {len(pool)} different puzzles had been "
+                        f"found in {watch.tries.value:,} random boards; {too_few}"
                     )
                 full = len(pool) >= wanted and len(pool) > before
                 if full and (split := _split_by_class(puzzle, pool, num_train, num_test, seed)) is not None:

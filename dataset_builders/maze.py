@@ -1,4 +1,4 @@
-"""The data of mazes: Maze-Hard, and random-wall mazes with a long enough shortest path, as in Maze-Hard (random walls, 30x30, 110 cells)."""
+"""The data of mazes: Maze-Hard, and random-wall mazes with a long enough shortest path, as it has them."""
 
 import functools
 import operator
@@ -162,10 +162,6 @@ class MazeHard(PuzzleBuilder):
     HUB_REPO = "sapientinc/maze-30x30-hard-1k"
     DESCRIPTION = "Mazes of random walls with a shortest path of at least 110 cells, one of which the answer marks."
     PUBLISHED_RATING = MazeGenerator.rating
-    LIMITS = (
-        "Most mazes have several shortest paths, of which the answer marks one: a solver may be right by the rules "
-        "and still differ from the label."
-    )
     BUILDER_CONFIGS: ClassVar = [
         PuzzleDataConfig("1k", puzzle="maze-30x30", subsample_size=1000, description="1,000 train mazes"),
         PuzzleDataConfig(
@@ -182,3 +178,9 @@ class MazeHard(PuzzleBuilder):
             "cells of a shortest path": self.puzzle.path_lengths(questions) + 1,
             "share of walls": (questions == WALL).mean(1),
         }
+
+    def limits(self) -> str:
+        if self.config.check_unique or self.config.generator.get("unique_path"):
+            return super().limits()
+        several = "A maze may have several shortest paths, of which the answer marks one: a solver may be right by the "
+        return several + "rules and still differ from the label. " + super().limits()

@@ -1,4 +1,4 @@
-"""The data of Sudoku: Sudoku-Extreme, and random puzzles with a unique solution, of any clue count down to minimal, and their difficulty."""
+"""The data of Sudoku: Sudoku-Extreme, and random puzzles with one solution, of any clue count, and their difficulty."""
 
 from typing import ClassVar
 
@@ -99,11 +99,6 @@ class SudokuExtreme(PuzzleBuilder):
     HUB_REPO = "sapientinc/sudoku-extreme"
     DESCRIPTION = "9x9 Sudoku puzzles with one solution, most of them far too hard for reasoning without search."
     PUBLISHED_RATING = "backtracks of the tdoku solver"
-    LIMITS = (
-        "The hard puzzles of the published files come from collections of the Sudoku community and are not a random "
-        "sample; generated ones are puzzles of random grids, which are far easier. Ratings of two solvers cannot be "
-        "compared. Colour refinement tells symmetry classes apart; it never misses two puzzles of one class."
-    )
     BUILDER_CONFIGS: ClassVar = [
         PuzzleDataConfig("full", puzzle="sudoku-9x9", description="every puzzle"),
         PuzzleDataConfig("1k", puzzle="sudoku-9x9", subsample_size=1000, description="1,000 train puzzles"),
@@ -124,3 +119,11 @@ class SudokuExtreme(PuzzleBuilder):
 
     def measure(self, questions: np.ndarray) -> dict[str, np.ndarray]:
         return {"clues": (questions > BLANK).sum(1)}
+
+    def limits(self) -> str:
+        about = {
+            "hub": "The hard puzzles come from collections of the Sudoku community and are not a random sample. ",
+            "generate": "These are puzzles of random grids, far easier than the hard ones of Sudoku-Extreme. ",
+            "csv": "",
+        }[self.config.source]
+        return about + "Ratings of two solvers cannot be compared. " + super().limits()

@@ -81,7 +81,7 @@ def _add_family_options(parser: argparse.ArgumentParser) -> tuple[set[str], set[
             warnings.warn(str(error), stacklevel=2)
             continue
         group = parser.add_argument_group(f"{family.family} puzzles")
-        of_puzzle = dict.fromkeys(family.option_names, {"help": "see the documentation of the family"})
+        of_puzzle = {name: {"help": "of the puzzle, not of its generator"} for name in family.option_names}
         of_generator = generator.options if generator else {}
         for name, declared in (of_puzzle | of_generator).items():
             if name not in puzzle_options | generator_options:
