@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import ROOT, TINY_RUN, make_csv
 
+import air_hf.evaluation
 from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
@@ -184,6 +186,66 @@ def test_told_to_stop(data, whole, tmp_path, number):
     assert len(list((output / "checkpoints").iterdir())) == 1
     start(words).join()
     assert_same_run(output, whole)
+
+
+class StuckPublisher:
+    """A Hub that accepts a push and never answers, until somebody gives it up."""
+
+    def __init__(self, repository, private, report, *, timeout):
+        self.given_up = threading.Event()
+        assert timeout == 60 * 7
+
+    def push(self, checkpoint, step):
+        threading.Thread(target=self.given_up.wait, daemon=True).start()
+
+    def finish(self, checkpoint):
+        signal.raise_signal(signal.SIGTERM)
+        assert self.given_up.wait(60)
+
+    def abandon(self):
+        self.given_up.set()
+
+
+@pytest.mark.parametrize("moment", ["between", "finish"])
+def test_told_to_stop_while_the_hub_is_silent(data, tmp_path, monkeypatch, capsys, moment):
+    """In a push at work beside the training, and in the last one, for which the run waits."""
+    monkeypatch.setattr("air_hf.runs.run.BackgroundPublisher", StuckPublisher)
+    words = ["--push_to_hub", "me/model", "--push_every", "1", "--push_timeout", "7", "--max_steps", "4",
+             "--eval_every", "2"]  # fmt: skip
+    if moment == "between":
+        monkeypatch.setattr(StuckPublisher, "push", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *command(data, tmp_path / "run", *words)[1:]])
+    assert stopped.value.code == 75
+    step = {"between": 3, "finish": 4}[moment]
+    assert f"saved step {step} after SIGTERM; go on with --resume_from latest" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_told_to_stop_in_an_evaluation(data, tmp_path, monkeypatch, capsys):
+    """However many puzzles are left; the run goes on with the evaluation."""
+    batches = []
+
+    def note(model, batch, max_segments):
+        batches.append(batch)
+        signal.raise_signal(signal.SIGTERM)
+        return run_segments(model, batch, max_segments)
+
+    run_segments = air_hf.evaluation._run_segments
+    monkeypatch.setattr("air_hf.evaluation._run_segments", note)
+    monkeypatch.chdir(ROOT)
+    words = command(data, tmp_path / "run", "--max_steps", "2", "--eval_batch_size", "5")[1:]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 75
+    assert len(batches) == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 0
+    assert [line["step"] for line in read_records(tmp_path / "run")[1]] == [2]
 
 
 def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
