@@ -1,4 +1,4 @@
-"""The files that travel to the Hub with every checkpoint: configuration, model and pipeline, nothing else."""
+"""The files that travel to the Hub with every checkpoint: configuration, model, solving, pipeline; nothing else."""
 
 from .configuration_air import AIRConfig, AIRUpdate
 from .modeling_air import (
@@ -8,10 +8,10 @@ from .modeling_air import (
     AIRModel,
     AIRPuzzleSolvingOutput,
     AIRRollout,
-    AIRSolution,
     AIRState,
 )
 from .pipeline_air import PuzzleSolvingPipeline
+from .solving_air import AIRSolution, SolveConfig
 
 __all__ = [
     "AIRConfig",
@@ -25,4 +25,5 @@ __all__ = [
     "AIRState",
     "AIRUpdate",
     "PuzzleSolvingPipeline",
+    "SolveConfig",
 ]

@@ -187,7 +187,7 @@ def get_rules(puzzle: str, options: dict[str, str] | None = None) -> Rules | Non
     """
     match = PUZZLE_NAME.fullmatch(puzzle)
     if not match:
-        raise ValueError(f"unknown puzzle {puzzle!r}; expected FAMILY-ROWSxCOLUMNS, e.g. \"sudoku-9x9\"")
+        raise ValueError(f'unknown puzzle {puzzle!r}; expected FAMILY-ROWSxCOLUMNS, e.g. "sudoku-9x9"')
     family = FAMILIES.get(match[1]) or _installed_rules(match[1])
     return family and family(int(match[2]), int(match[3]), options or {})
 
