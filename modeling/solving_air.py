@@ -30,6 +30,7 @@ CHOICES = {
     "select": ("q_halt", "most_frequent", "cells", "margin", "change", "verifier"),
 }
 _LEAST = {"max_segments": 1, "patience": 1, "rollouts": 1, "rollouts_at_once": 1, "budget": 1}
+_DEEPER = 2  # times the model's own segments, where a budget allows it: depth pays before rollouts do
 _MOST = 2**16  # of each; more is a mistake that would look like a hang
 
 Verifier = Callable[[torch.LongTensor, torch.LongTensor], Iterable[bool]]
@@ -41,7 +42,8 @@ class SolveConfig:
     """How puzzles are solved; every default is the plain loop: all segments once, no noise.
 
     Args:
-        max_segments (`int`, *optional*): segments of a rollout; the model's `config.max_segments` if None.
+        max_segments (`int`, *optional*): segments of a rollout; if None, the model's `config.max_segments`, or twice as
+            many where there is a budget.
         early_exit (`str`): what ends a puzzle before: "never"; "q_halt" above `q_halt_threshold`; "trained", the
             halting rule of training, whose margin (Q-learning: q_halt − q_continue) must exceed the threshold;
             "unchanged", which ends a rollout whose answer stayed the same over `patience` further segments; "verifier",
@@ -329,9 +331,8 @@ class SolvingEngine:
             raise ValueError(f"symmetries are asked for, but none are known for {name}.")
         self.model, self.config, self.batch_size = model, config, batch_size
         self.verifier, self.images, self.return_trajectory = verifier, images, return_trajectory
-        self.max_segments = config.max_segments or model.config.max_segments
-        if config.budget is not None:
-            self.max_segments = min(self.max_segments, config.budget)
+        own = model.config.max_segments * (1 if config.budget is None else _DEEPER)
+        self.max_segments = config.max_segments or own
         self._slots: list[Rollout] = []
         self._tasks: list[_Task] = []
         self._unroll = None  # the AIRRollout; row i is slot i
