@@ -477,7 +477,8 @@ class SolvingEngine:
         self._compact()
         for task in found:
             for rollout in task.rollouts:
-                rollout.answer = rollout.restored(rollout.answer)
+                # A copy, since a row of the batch's answers would keep all of them.
+                rollout.answer = rollout.restored(rollout.answer).clone()
             yield task.answer()
 
     def _compact(self) -> None:

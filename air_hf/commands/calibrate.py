@@ -1,4 +1,4 @@
-"""`air-hf calibrate`: chooses the q_halt threshold of a checkpoint on given puzzles and stores it with the checkpoint."""
+"""`air-hf calibrate`: chooses a checkpoint's q_halt threshold on given puzzles and stores it with the checkpoint."""
 
 import argparse
 from collections.abc import Callable

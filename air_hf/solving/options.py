@@ -12,8 +12,8 @@ MODES = {
 }
 _HELP = {
     "max_segments": "segments of a rollout (default: the checkpoint's)",
-    "early_exit": "what ends a board before: the halting score, training's halting rule, an unchanged answer, or the rules",
-    "q_halt_threshold": "halting score that --early_exit q_halt or trained needs, a logit; higher is slower and safer",
+    "early_exit": "what ends a board before: its halting score, training's halting rule, an unchanged answer, rules",
+    "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer",
     "patience": "segments over which --early_exit unchanged wants the same answer",
     "rollouts": "trajectories of a board",
     "noise": "standard deviation of the noise before each segment; 0 is none",

@@ -110,7 +110,6 @@ class Study:
                 right = exact[stop, np.arange(len(stop))]
                 self._add(f"q_halt > {SAFE:g}, at most {depth}", right, stop + 1, accepted=float(wished.mean()))
         chosen = calibrate(Segments(exact[:own], scores[:own]))
-        self.rows[-1] |= {}
         return _reliability(exact[own - 1], scores[own - 1]) | {
             "segments": own,
             "threshold": chosen.threshold,
@@ -163,7 +162,7 @@ def _most_frequent(boards: np.ndarray, scores: np.ndarray) -> int:
 
 
 def _reliability(exact: np.ndarray, scores: np.ndarray) -> dict:
-    """How q_halt's probability agrees with being right, in ten bins of equal width, and the mean gap weighted by size."""
+    """How q_halt's probability agrees with being right, in ten bins of equal width, and the mean gap of all."""
     probability = 1 / (1 + np.exp(-scores))
     bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     rows = [
