@@ -4,11 +4,14 @@ Axis letters: N puzzles, S cells.
 """
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from air_hf.data import PuzzleSet
 from air_hf.modeling.solving_air import AIRSolution
+
+if TYPE_CHECKING:  # `datasets` takes seconds to import, which who solves one board need not wait for
+    from air_hf.data import PuzzleSet
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def is_exact(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((answers == labels) | (labels == 0)).all(-1)
 
 
-def report(puzzles: PuzzleSet, solution: AIRSolution, seconds: float) -> SolveReport:
+def report(puzzles: "PuzzleSet", solution: AIRSolution, seconds: float) -> SolveReport:
     """Scores a solution of all `puzzles`, which took `seconds`."""
     answers, labels = solution.sequences.cpu().numpy(), puzzles.answers
     solved = [
