@@ -12,6 +12,7 @@ from .modeling_air import (
 )
 from .pipeline_air import PuzzleSolvingPipeline
 from .solving_air import AIRSolution, SolveConfig
+from .weights_air import CheckpointError
 
 __all__ = [
     "AIRConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "AIRSolution",
     "AIRState",
     "AIRUpdate",
+    "CheckpointError",
     "PuzzleSolvingPipeline",
     "SolveConfig",
 ]

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers.utils import ModelOutput, cached_file
 
+from .weights_air import CheckpointError, read_json_object
+
 SOLVE_CONFIG = "solve_config.json"
 CHOICES = {
     "early_exit": ("never", "q_halt", "trained", "unchanged", "verifier"),
@@ -144,25 +146,19 @@ class SolveConfig:
         """What [`save`] left in a checkpoint folder or repository; the defaults where there is nothing.
 
         Raises:
-            ValueError: the file is no JSON object, or holds an unknown name or a bad value.
+            CheckpointError: the file is no JSON object, or holds an unknown name or a bad value.
         """
         path = cached_file(source, SOLVE_CONFIG, _raise_exceptions_for_missing_entries=False, **place)
         if path is None:
             return cls()
-        where = f"{SOLVE_CONFIG} of {source}"
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{where} holds a {type(values).__name__}; expected an object.")
+        where, values = f"{SOLVE_CONFIG} of {source}", read_json_object(path)
         values.pop("calibration", None)
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise ValueError(f"{where} holds {', '.join(sorted(unknown))}, which no option of solving is called.")
+            raise CheckpointError(f"{where} holds {', '.join(sorted(unknown))}, which no option of solving is called")
         try:
             return cls(**values)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise CheckpointError(f"{where}: {error}") from error
 
 
 @dataclasses.dataclass
@@ -328,7 +324,7 @@ class SolvingEngine:
             option = "early_exit" if config.early_exit == "verifier" else "select"
             raise ValueError(f'{option} is "verifier", but there are no rules to check answers of {name} by.')
         if config.symmetries and images is None:
-            raise ValueError(f"symmetries are asked for, but none are known for {name}.")
+            raise ValueError(f"symmetries are asked for, but none are given for {name}; air_hf.solving has families'.")
         self.model, self.config, self.batch_size = model, config, batch_size
         self.verifier, self.images, self.return_trajectory = verifier, images, return_trajectory
         own = model.config.max_segments * (1 if config.budget is None else _DEEPER)

@@ -20,10 +20,11 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.runs import check_resumption, check_same_step, is_lost_process, save_checkpoint
-from air_hf.runs.checkpoint import load_checkpoint
-from air_hf.runs.folder import check_manifest
-from air_hf.training import Trainer, TrainingArguments, measure_memory
+from air_hf.runs import load_checkpoint, save_checkpoint
+from air_hf.runs.checkpoint import check_manifest
+from air_hf.runs.facts import check_resumption
+from air_hf.runs.processes import check_same_step, is_lost_process
+from air_hf.training import Learner, Recipe
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--warmup_steps", "1"]
 
@@ -46,9 +47,9 @@ def make_stream(count: int = 40, seed: int = 0, batch_size: int = 8) -> PuzzleSt
     return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), batch_size, seed=0, augment=True)
 
 
-def make_trainer(model, **fields) -> Trainer:
-    arguments = TrainingArguments(**({"batch_size": 8, "max_steps": 100, "compile": "off"} | fields))
-    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+def make_learner(model, **fields) -> Learner:
+    recipe = Recipe(**({"batch_size": 8, "max_steps": 100, "compile": "off"} | fields))
+    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_going_on_elsewhere(tmp_path, changes, note):
 
 
 def test_going_on_with_unknown_data(make_model, tmp_path):
-    save_checkpoint(make_trainer(make_model()), tmp_path / "checkpoint")
+    save_checkpoint(make_learner(make_model()), tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="does not record what it was trained on"):
         check_resumption(facts(), tmp_path / "checkpoint")
 
@@ -142,8 +143,8 @@ def launched():
 
 def test_another_precision_is_refused(make_model, launched, tmp_path):
     """As launched, where the recipe does not say."""
-    save_checkpoint(Trainer(make_model(), TrainingArguments(), launched("no")), tmp_path / "checkpoint")
-    other = Trainer(make_model(), TrainingArguments(), launched("bf16"))
+    save_checkpoint(Learner(make_model(), Recipe(), launched("no")), tmp_path / "checkpoint")
+    other = Learner(make_model(), Recipe(), launched("bf16"))
     with pytest.raises(CheckpointError, match="was trained with mixed_precision='no'; this run has 'bf16'"):
         load_checkpoint(other, tmp_path / "checkpoint")
 
@@ -152,33 +153,33 @@ def test_another_precision_is_refused(make_model, launched, tmp_path):
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_memory_is_what_is_there(make_model, launched, tmp_path, variant, precision):
     """After a step: the tensors that stay, counted one by one, and the files of a checkpoint."""
-    arguments = TrainingArguments(batch_size=8, max_steps=100, compile="off")
-    trainer, stream = Trainer(make_model(variant), arguments, launched(precision)), make_stream()
-    needs = measure_memory(trainer, stream.batch(0))
+    recipe = Recipe(batch_size=8, max_steps=100, compile="off")
+    learner, stream = Learner(make_model(variant), recipe, launched(precision)), make_stream()
+    needs = measure_memory(learner, stream.batch(0))
     gradients = []
-    for parameter in trainer.model.parameters():
+    for parameter in learner.model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda parameter: gradients.append(parameter.grad.nbytes))
-    trainer.train_step(stream.batch(0))
+    learner.train_step(stream.batch(0))
     assert needs.gradients == sum(gradients)
-    moments = [tensor for state in trainer.adam.state.values() for tensor in state.values() if torch.is_tensor(tensor)]
+    moments = [tensor for state in learner.adam.state.values() for tensor in state.values() if torch.is_tensor(tensor)]
     kept = {
-        "weights": trainer.model.state_dict().values(),
+        "weights": learner.model.state_dict().values(),
         "moments": moments,
-        "averages": trainer.ema.averages.values(),
+        "averages": learner.ema.averages.values(),
     }
     assert {name: getattr(needs, name) for name in kept} == {
         name: sum(tensor.nbytes for tensor in tensors) for name, tensors in kept.items()
     }
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+    save_checkpoint(learner, tmp_path / "checkpoint")
     files = [path.stat().st_size for path in (tmp_path / "checkpoint").rglob("*.safetensors")]
     assert needs.checkpoint == pytest.approx(sum(files), rel=0.05)  # the files have headers
 
 
 def test_counting_memory_leaves_nothing_behind(make_model):
-    trainer, batch = make_trainer(make_model()), make_stream().batch(0)
+    learner, batch = make_learner(make_model()), make_stream().batch(0)
     gc.collect()
     before = sum(map(torch.is_tensor, gc.get_objects()))
-    measure_memory(trainer, batch)
+    measure_memory(learner, batch)
     assert sum(map(torch.is_tensor, gc.get_objects())) == before
 
 
@@ -187,7 +188,7 @@ def test_activations_of_the_last_cycle(make_model):
     batch = make_stream().batch(0)
     kept = {
         (gradient, l_cycles): measure_memory(
-            make_trainer(make_model(gradient=gradient, l_cycles=l_cycles, h_cycles=3)), batch
+            make_learner(make_model(gradient=gradient, l_cycles=l_cycles, h_cycles=3)), batch
         ).activations
         for gradient in ("last_step", "last_cycle")
         for l_cycles in (1, 3, 5)
@@ -201,23 +202,23 @@ def test_activations_of_the_last_cycle(make_model):
 
 def test_parts_need_less_memory(make_model):
     batch = make_stream().batch(0)
-    whole, half = (measure_memory(make_trainer(make_model(), accumulation_steps=n), batch) for n in (1, 2))
+    whole, half = (measure_memory(make_learner(make_model(), accumulation_steps=n), batch) for n in (1, 2))
     assert half.activations == pytest.approx(whole.activations / 2, rel=0.1)
     between = (whole.total + half.total) / 2 / 2**30
     with pytest.raises(
         ValueError, match=r"max_memory is .* GiB; memory of a process: .*accumulation_steps 2 is enough"
     ):
-        measure_memory(make_trainer(make_model(), max_memory=between), batch)
-    assert measure_memory(make_trainer(make_model(), max_memory=between, accumulation_steps=2), batch) == half
+        measure_memory(make_learner(make_model(), max_memory=between), batch)
+    assert measure_memory(make_learner(make_model(), max_memory=between, accumulation_steps=2), batch) == half
     with pytest.raises(ValueError, match="no accumulation_steps is enough"):
-        measure_memory(make_trainer(make_model(), max_memory=1e-9), batch)
+        measure_memory(make_learner(make_model(), max_memory=1e-9), batch)
 
 
 def test_sharded_weights_are_refused(make_model, monkeypatch):
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     monkeypatch.setattr(type(accelerator), "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match="started for FSDP; expected plain data parallelism"):
-        Trainer(make_model(), TrainingArguments(), accelerator)
+        Learner(make_model(), Recipe(), accelerator)
 
 
 def test_machines_without_a_shared_folder():

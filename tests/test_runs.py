@@ -22,9 +22,11 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.runs import Interruption, RunFolder, save_checkpoint
-from air_hf.runs.folder import MANIFEST, check_manifest
-from air_hf.training import NonFiniteError, Trainer, TrainingArguments
+from air_hf.runs import save_checkpoint
+from air_hf.runs.checkpoint import MANIFEST, check_manifest
+from air_hf.runs.folder import RunFolder
+from air_hf.runs.interruption import Interruption
+from air_hf.training import Learner, NonFiniteError, Recipe
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
         "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
@@ -184,9 +186,9 @@ def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
 @pytest.mark.parametrize("manifest", [b"\xff", b"[]", b"{}", b'{"config.json": "0"}', b""])
 def test_damaged_manifests(make_model, tmp_path, manifest):
     """Passed over; with nothing else left the run does not begin anew without a word."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
     for step in (1, 2):
-        save(trainer, run, step)
+        save(learner, run, step)
     said = []
     (run.place(2) / MANIFEST).write_bytes(manifest)
     assert run.latest(said.append) == run.place(1)
@@ -230,10 +232,10 @@ def test_records_that_are_damaged(tmp_path):
 
 def test_what_is_kept(make_model, stream, tmp_path):
     """The last two and the best; `checkpoint` is the last."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
     for step, exact in enumerate((0.1, 0.7, 0.2, 0.3, 0.7), start=1):
-        trainer.train_step(stream.batch(trainer.step))
-        save_checkpoint(trainer, run.place(step))
+        learner.train_step(stream.batch(learner.step))
+        save_checkpoint(learner, run.place(step))
         scores = {"exact_accuracy": exact, "cell_accuracy": exact, "copy_accuracy": 0, "valid_rate": 0, "puzzle": "x",
                   "halting_accuracy": 0, "mean_segments": 1, "halting_exact_accuracy": 0, "num_puzzles": 1,
                   "exact_accuracy_by_segment": [], "num_segments": 1, "num_parameters": 1, "data": "",
@@ -247,28 +249,28 @@ def test_what_is_kept(make_model, stream, tmp_path):
     assert (tmp_path / "checkpoint").resolve() == run.place(5).resolve()
 
 
-def save(trainer: Trainer, run: RunFolder, step: int) -> None:
-    save_checkpoint(trainer, run.place(step))
+def save(learner: Learner, run: RunFolder, step: int) -> None:
+    save_checkpoint(learner, run.place(step))
     run.adopt(step)
 
 
 def test_going_back_drops_what_came_after(make_model, tmp_path):
     """The checkpoint just saved is kept, even if it is the only one to keep and later ones are there."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=1)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=1)
     for step in (2, 4):
-        save(trainer, run, step)
+        save(learner, run, step)
     (run.place(4) / "evaluation.json").write_text("{")  # damaged
-    save(trainer, run, 3)
+    save(learner, run, 3)
     assert checkpoints(tmp_path) == {"step-00000003"}
     assert run.checkpoint.resolve() == run.place(3).resolve()
 
 
 def test_a_run_is_not_mixed_with_another(make_model, tmp_path):
-    trainer, run, other = make_trainer(make_model()), RunFolder(tmp_path / "a", 1), RunFolder(tmp_path / "b", 1)
-    save(trainer, run, 2)
+    learner, run, other = make_learner(make_model()), RunFolder(tmp_path / "a", 1), RunFolder(tmp_path / "b", 1)
+    save(learner, run, 2)
     assert other.find_checkpoint(str(run.checkpoint), print) == run.checkpoint  # a fork, in a folder of its own
     assert run.find_checkpoint(str(run.checkpoint), print) == run.checkpoint
-    save(trainer, other, 2)
+    save(learner, other, 2)
     with pytest.raises(ValueError, match=r"b holds another run than .*; choose another output_dir"):
         other.find_checkpoint(str(run.checkpoint), print)
 
@@ -280,26 +282,26 @@ def stream() -> PuzzleStream:
     return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 12, seed=0, augment=True)
 
 
-def make_trainer(model, **fields) -> Trainer:
-    arguments = TrainingArguments(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
-    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+def make_learner(model, **fields) -> Learner:
+    recipe = Recipe(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
+    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite(make_model, stream, poison):
-    trainer = make_trainer(make_model(), max_skipped_steps=1, warmup_steps=1, learning_rate=0.25)
-    trainer.train_step(stream.batch(0))
-    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    hook = trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * poison)
-    metrics = trainer.train_step(stream.batch(1))
+    learner = make_learner(make_model(), max_skipped_steps=1, warmup_steps=1, learning_rate=0.25)
+    learner.train_step(stream.batch(0))
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    hook = learner.model.lm_head.weight.register_hook(lambda gradient: gradient * poison)
+    metrics = learner.train_step(stream.batch(1))
     assert metrics["count"] == 0
-    assert (trainer.step, trainer.skipped) == (2, 1)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+    assert (learner.step, learner.skipped) == (2, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
     with pytest.raises(
         NonFiniteError, match=r"step 3: the loss or a gradient is not finite .*learning rate 0\.25, puzzle ids \[0\]"
     ):
-        trainer.train_step(stream.batch(2))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+        learner.train_step(stream.batch(2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
     hook.remove()
-    trainer.train_step(stream.batch(2))
-    assert trainer.carry.state.z_h.isfinite().all()
+    learner.train_step(stream.batch(2))
+    assert learner.carry.state.z_h.isfinite().all()

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from air_hf.hub import CheckpointError, load_model
+from air_hf.hub import CheckpointError, load_model, load_tokenizer
 from air_hf.puzzles import Puzzle, PuzzleError, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
@@ -110,6 +110,7 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         raise CheckpointError(
             f'{args.model}: config.json names no puzzle to check answers by; add it, e.g. "puzzle": "sudoku-9x9"'
         )
+    load_tokenizer(args.model, model.config, revision=args.revision)  # which checks that ids mean what the puzzle says
     config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
     model.to(args.device or device or PartialState().device)
     return make_engine(model, config, args.batch_size), puzzle, config

@@ -1,13 +1,13 @@
 """Puzzle families behind one interface: `get_puzzle("sudoku-9x9")`, `get_puzzle("maze-30x30")`.
 
-A family is a subclass of [`Puzzle`]. One of this package has rules in `rules_air.py` and its class in the module of this
-folder that is called as the family; one of another package is an entry point of the group `air_hf.puzzles` under the
+A family is a subclass of [`Puzzle`]. One of this package has its rules in `rules_air.py` and its class in the module
+here that is called as the family; one of another package is an entry point of the group `air_hf.puzzles` under the
 family's name.
 """
 
 import math
 import warnings
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -16,7 +16,7 @@ from air_hf.puzzles.base import Puzzle, PuzzleError
 from air_hf.puzzles.symmetry import Symmetries
 
 
-@cache
+@lru_cache(256)
 def get_puzzle(name: str, **options: str) -> Puzzle:
     """The rules of the puzzle called `name`, family and board size: "sudoku-6x6", "maze-10x12".
 
@@ -82,7 +82,7 @@ def _split_name(name: str) -> tuple[str, int, int]:
 
 
 def complete_options(name: str, options: dict[str, str], boards) -> dict[str, str]:
-    """The options of the puzzle called `name` for a data set: what its family can read off the boards' text is added."""
+    """The options of the puzzle called `name` for a data set, with what its family can read off the boards' text."""
     return find_family(_split_name(name)[0]).complete_options(options, boards)
 
 

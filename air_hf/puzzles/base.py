@@ -30,7 +30,8 @@ class Puzzle:
         rules_class ([`Rules`]): what is legal and what is a solution, on one board as text.
         option_names (`tuple[str, ...]`): what `options` may hold.
         aliases (`dict[str, str]`): other characters that may stand for a symbol.
-        data_builder (`str`, *optional*): "module:class" of its [`PuzzleBuilder`], where it has one of its own.
+        generator, data_builder (`str`, *optional*): "module:class" of its [`PuzzleGenerator`], and of its
+            [`PuzzleBuilder`] where it has one of its own; imported when puzzles are generated and data sets built.
 
     Attributes:
         name (`str`): family and size, as `get_puzzle` takes it.
@@ -49,6 +50,7 @@ class Puzzle:
     rules_class: ClassVar[type[Rules]]
     option_names: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[dict[str, str]] = {}
+    generator: ClassVar[str | None] = None
     data_builder: ClassVar[str | None] = None
 
     symbols: str

@@ -19,6 +19,7 @@ class Maze(Puzzle):
     family = "maze"
     symbols = "# SGo"
     rules_class = MazeRules
+    generator = "air_hf.dataset_builders.maze:MazeGenerator"
     data_builder = "air_hf.dataset_builders.maze:MazeHard"
     description = "A maze: mark a shortest path from the start to the goal."
     symbols_help = "`#` wall, space, `S` start, `G` goal; the answer marks a shortest path with `o`"

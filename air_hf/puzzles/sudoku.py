@@ -19,6 +19,7 @@ class Sudoku(Puzzle):
     family = "sudoku"
     rules_class = SudokuRules
     aliases = {"0": "."}
+    generator = "air_hf.dataset_builders.sudoku:SudokuGenerator"
     data_builder = "air_hf.dataset_builders.sudoku:SudokuExtreme"
     description = "A Sudoku: fill in the blank cells so that every row, column and box holds every digit once."
 

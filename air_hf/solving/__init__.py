@@ -8,10 +8,20 @@ and symmetries of families, files, and how to choose a threshold.
 """
 
 from air_hf.modeling.solving_air import AIRSolution, Answer, Rollout, SolveConfig, SolvingEngine
-from air_hf.solving.report import SolveReport, report
+from air_hf.solving.report import SolveReport, evaluate_solving, report
 from air_hf.solving.rules import find_images, find_verifier, make_engine, solve
 
 __all__ = [
-    "AIRSolution", "Answer", "Rollout", "SolveConfig", "SolveReport", "SolvingEngine", "find_images", "find_verifier",
-    "make_engine", "report", "solve",
-]  # fmt: skip
+    "AIRSolution",
+    "Answer",
+    "Rollout",
+    "SolveConfig",
+    "SolveReport",
+    "SolvingEngine",
+    "evaluate_solving",
+    "find_images",
+    "find_verifier",
+    "make_engine",
+    "report",
+    "solve",
+]

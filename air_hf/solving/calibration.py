@@ -60,7 +60,8 @@ def run_segments(
     """Runs all segments without an exit and notes what each says."""
     config = SolveConfig(max_segments=max_segments)
     questions = torch.from_numpy(puzzles.questions.astype(np.int64))
-    solution = solve(model, questions, config, batch_size=batch_size, return_trajectory=True)
+    ids = torch.from_numpy(puzzles.puzzle_ids)
+    solution = solve(model, questions, config, ids, batch_size, return_trajectory=True)
     histories = [rollouts[0].history for rollouts in solution.rollouts]
     boards = np.stack([[board.numpy() for board, _ in history] for history in histories], axis=1)
     scores = np.array([[score for _, score in history] for history in histories]).T

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Collection
 
 from air_hf.modeling.solving_air import CHOICES, SolveConfig
 
@@ -29,12 +30,14 @@ _HELP = {
 _NUMBERS = {"q_halt_threshold": float, "noise": float}
 
 
-def add_options(parser: argparse.ArgumentParser, mode: str) -> None:
-    """Adds the options; `mode` is the default of `--mode`."""
+def add_options(parser: argparse.ArgumentParser, mode: str, without: Collection[str] = ()) -> None:
+    """Adds the options but those that the command has of its own; `mode` is the default of `--mode`."""
     group = parser.add_argument_group("how to solve")
     modes = "; ".join(f"{name}: {text}" for name, text in MODES.items())
     group.add_argument("--mode", choices=MODES, default=mode, help=f"{modes} (default {mode}); what follows changes it")
     for field in dataclasses.fields(SolveConfig):
+        if field.name in without:
+            continue
         if field.name in CHOICES:
             group.add_argument(f"--{field.name}", choices=CHOICES[field.name], help=_HELP[field.name])
         elif type(field.default) is bool:
@@ -69,6 +72,11 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, checks_answers: boo
             f"--q_halt_threshold is the threshold of --early_stop and --early_exit q_halt; this is {config.early_exit}"
         )
     return config
+
+
+def is_plain(config: SolveConfig) -> bool:
+    """Whether this is the loop of published evaluations, of however many segments: one rollout, no noise, no exit."""
+    return config == SolveConfig(max_segments=config.max_segments, seed=config.seed)
 
 
 def describe(config: SolveConfig) -> str:

@@ -3,12 +3,16 @@
 Axis letters: N puzzles, S cells.
 """
 
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from air_hf.modeling.solving_air import AIRSolution
+from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.modeling.solving_air import AIRSolution, SolveConfig
+from air_hf.solving.rules import solve
 
 if TYPE_CHECKING:  # `datasets` takes seconds to import, which who solves one board need not wait for
     from air_hf.data import PuzzleSet
@@ -67,6 +71,21 @@ class SolveReport:
 def is_exact(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which answers (N, S) agree with their labels (N, S) wherever there is one: bool (N,)."""
     return ((answers == labels) | (labels == 0)).all(-1)
+
+
+def evaluate_solving(
+    model: AIRForPuzzleSolving, puzzles: "PuzzleSet", config: SolveConfig, batch_size: int = 256
+) -> SolveReport:
+    """Solves puzzles as `config` says and scores the answers; see [`solve`] for the errors.
+
+    Raises:
+        ValueError: puzzles that the model cannot take, or what [`solve`] refuses.
+    """
+    puzzles.check_model(model.config)
+    questions, puzzle_ids = torch.from_numpy(puzzles.questions.astype(np.int64)), torch.from_numpy(puzzles.puzzle_ids)
+    start = time.perf_counter()
+    solution = solve(model, questions, config, puzzle_ids, batch_size)
+    return report(puzzles, solution, time.perf_counter() - start)
 
 
 def report(puzzles: "PuzzleSet", solution: AIRSolution, seconds: float) -> SolveReport:

@@ -51,6 +51,7 @@ class Study:
         self.depth, self.budget = depth, budget
         self.noisy = SolveConfig(noise=noise, rollouts=rollouts, max_segments=segments)
         self._questions = torch.from_numpy(puzzles.questions.astype(np.int64))
+        self._puzzle_ids = torch.from_numpy(puzzles.puzzle_ids)
         self.rows: list[dict] = []
 
     def run(self, sweep: bool) -> dict:
@@ -78,7 +79,7 @@ class Study:
 
     def _solve(self, method: str, config: SolveConfig) -> None:
         start = time.perf_counter()
-        solution = solve(self.model, self._questions, config, batch_size=self.batch_size)
+        solution = solve(self.model, self._questions, config, self._puzzle_ids, self.batch_size)
         scores = report(self.puzzles, solution, time.perf_counter() - start)
         exact = is_exact(solution.sequences.numpy(), self.puzzles.answers)
         calls = solution.num_calls.numpy()
@@ -87,9 +88,7 @@ class Study:
 
     def _record(self, config: SolveConfig) -> tuple[np.ndarray, np.ndarray]:
         """Answers (K, segments, N, S) and q_halt (K, segments, N) of all segments of all rollouts."""
-        solution = solve(
-            self.model, self._questions, config, batch_size=self.batch_size, return_trajectory=True
-        )  # fmt: skip
+        solution = solve(self.model, self._questions, config, self._puzzle_ids, self.batch_size, True)
         histories = [[rollout.history for rollout in rollouts] for rollouts in solution.rollouts]
         boards = np.stack(
             [[[board.numpy().astype(np.uint8) for board, _ in history] for history in each] for each in histories], 2
