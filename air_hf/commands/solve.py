@@ -183,8 +183,9 @@ def _solve_rows(
     if state.is_main_process:
         if parts:
             join(parts, output)
-        speed = f"{done * processes / seconds:,.1f} boards a second; " if done else ""
-        said = f"{tally}; {speed}{describe(config)}"
+        if done:
+            print(f"{done * processes / seconds:,.1f} boards a second", file=sys.stderr)
+        said = f"{tally}; {describe(config)}"
         # Standard output holds the results where there is no file of them.
         print(said if output is None else f"{said}; written to {output}", file=sys.stderr if output is None else None)
     return 0 if tally.complete else 1
