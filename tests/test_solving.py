@@ -1,5 +1,6 @@
 """Solving against straightforward loops: early exit, rollouts, votes, budgets, streams; and the commands."""
 
+import argparse
 import csv
 import json
 import subprocess
@@ -19,6 +20,7 @@ from air_hf.modeling.solving_air import SOLVE_CONFIG, Puzzle, _seed
 from air_hf.puzzles import get_puzzle
 from air_hf.solving import SolveConfig, find_images, make_engine, solve
 from air_hf.solving.calibration import Segments, calibrate
+from air_hf.solving.options import add_options, config_of, describe, is_plain
 from air_hf.solving.results import Journal, format_row, join, journals
 from air_hf.solving.stream import Result, Row, solve_rows
 from air_hf.solving.study import _powers
@@ -509,6 +511,48 @@ def test_the_default_says_how_it_solved(capsys, checkpoint, boards, tmp_path):
     assert solved[0] >= solved[1]
     status, _, err = run_command(capsys, "solve", file, "--model", checkpoint, "--rollouts", "0")
     assert (status, "rollouts is 0; it must be at least 1" in err) == (2, True)
+
+
+def parse_options(mode: str, *words) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser, mode)
+    return parser.parse_args(words)
+
+
+def test_options_make_the_plan():
+    stored = SolveConfig(early_exit="q_halt", q_halt_threshold=2.5)
+    assert config_of(parse_options("plain"), stored, True) == SolveConfig()
+    assert is_plain(config_of(parse_options("plain", "--max_segments", "64"), stored, True))
+    assert not is_plain(config_of(parse_options("plain", "--noise", "0.1"), stored, True))
+    assert config_of(parse_options("plain", "--mode", "calibrated"), stored, True) == stored
+    adaptive = parse_options("adaptive", "--budget", "99", "--symmetries")
+    by_rules, by_q = (config_of(adaptive, stored, checks) for checks in (True, False))
+    assert (by_rules.early_exit, by_rules.budget, by_rules.symmetries) == ("verifier", 99, True)
+    assert (by_q.early_exit, by_q.q_halt_threshold) == ("q_halt", 2.5)
+    assert config_of(adaptive, SolveConfig(), False).q_halt_threshold == 4.0
+    assert "the verifier took part" in describe(by_rules)
+    assert "the verifier took no part" in describe(by_q)
+    with pytest.raises(ValueError, match="--q_halt_threshold is the threshold of --early_stop and"):
+        config_of(parse_options("adaptive", "--q_halt_threshold", "1"), stored, True)
+
+
+def test_evaluate_scores_what_solve_does(capsys, checkpoint, model, boards, tmp_path):
+    file, scores = write_csv(tmp_path / "test.csv", *boards), tmp_path / "scores.json"
+    words = ("evaluate", "--checkpoint", checkpoint, "--data", file, "--device", "cpu", "--output", scores)
+    options = ("--rollouts", "3", "--noise", "0.8", "--max_segments", "4", "--dtype", "float32")
+    status, out, err = run_command(capsys, *words, *options)
+    assert status == 0, err
+    found = json.loads(scores.read_text())
+    ids, labels = (torch.from_numpy(SUDOKU.parse_all(texts)).long() for texts in boards)
+    ours = solve(load_model(checkpoint), ids, SolveConfig(rollouts=3, noise=0.8, max_segments=4))
+    right = [[torch.equal(each.answer, label) for each in rollouts]
+             for rollouts, label in zip(ours.rollouts, labels, strict=True)]  # fmt: skip
+    assert found["exact"] == (ours.sequences == labels).all(1).double().mean().item()
+    assert found["pass_at_k"] == np.mean([any(each) for each in right])
+    assert (found["mean_calls"], found["verified"]) == (12.0, False)
+    assert "the verifier took no part" in out
+    _, plain, _ = run_command(capsys, *words)
+    assert "exact accuracy by segment" in plain
 
 
 def test_no_result_file_for_no_boards(capsys, checkpoint, tmp_path):
