@@ -49,16 +49,19 @@ def draw(results: dict, path: Path) -> None:
             points = [row["calls"] for row in rows], [100 * row["exact"] for row in rows]
             if rows:
                 axes.plot(*points, style, color=color, label=label, markersize=size)
-        axes.set(xscale="log", xlabel="model calls a puzzle, mean", title=f"{name} ({found['puzzles']:,} puzzles)")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set(xlabel="model calls a puzzle, mean", title=f"{name} ({found['puzzles']:,} puzzles)")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("exact, %")
     handles = {label: handle for axes in panels[:-1] for handle, label in zip(*axes.get_legend_handles_labels())}  # noqa: B905
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(sets) + 2, fontsize=8)
     for name, found in sets.items():
         bins = found["calibration"]["bins"]
-        panels[-1].plot([row["said"] for row in bins], [row["right"] for row in bins], "o-", markersize=4, label=name)
+        said, right, count = ([row[key] for row in bins] for key in ("said", "right", "puzzles"))
+        panels[-1].scatter(said, right, s=[8 + 2 * puzzles for puzzles in count], alpha=0.6, label=name)
     panels[-1].plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    panels[-1].set(xlabel="σ(q_halt), as said", ylabel="share right", title="does q_halt know?")
+    panels[-1].set(xlabel="σ(q_halt), as said", ylabel="share right", title="does q_halt know? (area: puzzles)")
     panels[-1].legend(fontsize=8)
     panels[-1].grid(alpha=0.3)
     with atomic_file(path) as unfinished:
@@ -78,7 +81,7 @@ def table(results: dict) -> str:
         fit = found["calibration"]
         lines += [
             "",
-            f"q_halt at segment {fit['segments']} says of {fit['says_rightly']:.1%} rightly whether the answer is; "
+            f"Of the answers after {fit['segments']} segments, q_halt tells rightly of {fit['says_rightly']:.1%} whether they are right; "
             f"expected calibration error {fit['expected_calibration_error']:.3f}. The lowest threshold that loses "
             f"nothing: {fit['threshold']:.2f}, {fit['exact']:.1%} exact after {fit['mean_segments']:.2f} segments.",
         ]

@@ -117,11 +117,8 @@ def draw_calibration(calibration: Calibration, title: str, path: str | Path) -> 
     plain = 100 * calibration.accuracies_by_segment
     axes.plot(np.arange(1, len(plain) + 1), plain, "o-", markersize=3, color="0.55", label="every puzzle, N segments")
     axes.plot(calibration.segments, 100 * calibration.accuracies, "-", color="tab:blue", label="stopped by q_halt")
-    chosen = (calibration.mean_segments, 100 * calibration.exact)
-    axes.plot(*chosen, "*", markersize=14, color="tab:red", label=f"chosen: q_halt > {calibration.threshold:.2f}")
-    axes.annotate(
-        f"{chosen[1]:.1f} % at {chosen[0]:.2f} segments", chosen, xytext=(10, -16), textcoords="offset points"
-    )
+    label = f"q_halt > {calibration.threshold:.2f}: {calibration.exact:.1%} after {calibration.mean_segments:.2f}"
+    axes.plot(calibration.mean_segments, 100 * calibration.exact, "*", markersize=14, color="tab:red", label=label)
     axes.set(xlabel="segments a puzzle, mean", ylabel="exact, %", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
