@@ -95,7 +95,7 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
         )
         assert files["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
         card = files["README.md"].decode()
-        assert f'AutoModel.from_pretrained("puzzles/{name}")' in card
+        assert f'AutoModel.from_pretrained("puzzles/{name}", trust_remote_code=True)' in card
         published = b"".join(files[path] for path in ("README.md", "training.json", "evaluation.json"))
         assert str(tmp_path).encode() not in published
         metadata = yaml.safe_load(card.split("---")[1])
