@@ -14,6 +14,7 @@ COMMANDS = {
     "recipes": "list or print the published recipes",
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
+    "calibrate": "choose when a checkpoint stops, on given puzzles",
     "publish": "push a checkpoint to the Hub in one commit",
     "publish-sweep": "push all checkpoints of a sweep, with one table and a collection",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",

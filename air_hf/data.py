@@ -125,7 +125,7 @@ def load_puzzles(
 
     Raises:
         DataError: a missing file or column, a wrong encoding, no rows, or a row whose question is malformed or whose
-            answer does not solve it; the message names file and row. Also an unknown puzzle, or options it does not have.
+            answer does not solve it; the message names file and row. Also an unknown puzzle, or options that it lacks.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)

@@ -49,8 +49,9 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
     output, done = trained
     assert {path.name for path in (output / "checkpoint").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "configuration_air.py",
-        "modeling_air.py", "pipeline_air.py", "rules_air.py", "weights_air.py", "evaluation.json", "training.json",
-        "training_state", "README.md", "images",
+        "modeling_air.py", "pipeline_air.py", "rules_air.py", "solving_air.py", "weights_air.py",
+        "evaluation.json", "training.json", "training_state", "README.md",
+        "images",
     }  # fmt: skip
     assert {path.name for path in output.iterdir()} == {
         "checkpoint", "checkpoints", "metrics.jsonl", "evaluations.jsonl", "run.lock",

@@ -300,16 +300,17 @@ FAULTS = [
 ]
 
 
-def attempt(checkpoint: Path, repository: str) -> str:
+def attempt(checkpoint: Path, repository: str, timeout: float) -> str:
     """What is said if the push fails."""
     try:
-        publish_checkpoint(checkpoint, repository, timeout=5)
+        publish_checkpoint(checkpoint, repository, timeout=timeout)
     except PublishError as error:
         return str(error)
     return ""
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_fault_at_every_request_of_a_push(connected, make_model, checkpoint):
     """Over an older state, with several large files; each fault strikes the first, or the last, request of its kind.
 
@@ -339,7 +340,7 @@ def test_every_fault_at_every_request_of_a_push(connected, make_model, checkpoin
         new = {shard.name: shard.read_bytes() for shard in shards}
         fault = replace(template, match=kind, index=index)
         hub.inject(fault)
-        said = attempt(checkpoint, repository)
+        said = attempt(checkpoint, repository, timeout=5 if template.kind == "stall" else 60)
         assert not said or "the repository holds what it held before, or all of the push" in said
         assert not said or ("hf auth login" in said) == (template.kind == "status" and template.status == 401)
         fault.times = 0

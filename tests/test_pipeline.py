@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from air_hf import AIRForPuzzleSolving, PuzzleSolvingPipeline, cli, variant_config
-from air_hf.commands.solve import COLUMNS
 from air_hf.dataset_builders.generate import generate_split
 from air_hf.modeling.rules_air import get_rules
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, puzzle_of
+from air_hf.solving.results import COLUMNS
 from air_hf.tokenization import build_tokenizer
 
 pytest_plugins = ["support.hub_fixtures"]
@@ -28,6 +28,7 @@ LEARNT = 16  # boards that the solver of these tests was trained on
 CHECKPOINT_FILES = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "configuration_air.py", "modeling_air.py", "pipeline_air.py", "rules_air.py",
+    "solving_air.py", "weights_air.py",
 }  # fmt: skip
 BAD_BOARDS = [
     ("12", "sudoku-4x4: the board has 2 symbols, expected 16"),
@@ -220,6 +221,20 @@ def test_parameters(solver, checkpoint, boards):
         solver(question, temperature=1.0)
 
 
+def test_solving_options(solver, boards):
+    """What the model does with them, and the rules of the pipeline as the verifier."""
+    questions = [*boards[0][:4], *boards[0][100:150]]
+    found = solver(
+        questions, batch_size=25, early_exit="verifier", rollouts=4, noise=1.0, max_segments=6, plain_first=True
+    )
+    plain = solver(questions, max_segments=6)
+    assert all(ours["valid"] or not theirs["valid"] for ours, theirs in zip(found, plain, strict=True))
+    assert {result["segments"] for result in found if not result["valid"]} <= {6}
+    assert min(result["segments"] for result in found) < 6
+    with pytest.raises(ValueError, match="noise is -1"):
+        solver(questions[0], noise=-1.0)
+
+
 @pytest.mark.parametrize(("board", "message"), BAD_BOARDS)
 def test_a_bad_board_is_an_error_that_names_it(board, message, solver, boards):
     questions = [*boards[0][:4], board, *boards[0][4:6]]
@@ -362,14 +377,15 @@ def assert_same(rows: list[dict[str, str]], expected: list[dict[str, str]]):
 
 
 def test_solve_draws_a_board(capsys, checkpoint, solver, boards):
-    status, out, _ = air_hf_solve(capsys, checkpoint, boards[0][0])
+    status, out, _ = air_hf_solve(capsys, checkpoint, boards[0][0], "--mode", "plain")
     lines = out.splitlines()
     assert status == 0
     assert lines[0].startswith("solved   (confidence ")
     assert lines[0].endswith("%, 3 segments)")
     assert lines[1].split() == ["question", "the", "model's", "answer"]
     drawn = SUDOKU.draw_text(SUDOKU.parse(boards[1][0]), SUDOKU.parse(boards[0][0]))
-    assert [line[-len(drawn[0]) :] for line in lines[2:]] == drawn
+    assert [line[-len(drawn[0]) :] for line in lines[2:-1]] == drawn
+    assert lines[-1] == "every segment run; the verifier took no part"
     results = zip(boards[0], solver(boards[0], batch_size=64, max_segments=1), strict=True)
     unsolved = next(question for question, result in results if not result["valid"])
     status, out, _ = air_hf_solve(capsys, checkpoint, unsolved, "--early_stop", "--q_halt_threshold", "-1000")
@@ -383,15 +399,19 @@ def test_solve_says_what_is_wrong_with_a_board(capsys, checkpoint):
         status, out, _ = air_hf_solve(capsys, checkpoint, board)
         assert status == 1
         assert out.startswith("not solved: sudoku-4x4: ")
-        assert message in out
+        assert message.removesuffix("'") in out  # the list of symbols names their aliases, too
 
 
 def test_solve_a_file(capsys, checkpoint, boards, tmp_path):
     solved = write_boards(tmp_path / "solved.csv", boards[0][:LEARNT], boards[1][:LEARNT])
-    status, out, _ = air_hf_solve(capsys, checkpoint, solved)
+    status, out, err = air_hf_solve(capsys, checkpoint, solved, "--mode", "plain")
     output = tmp_path / "solved.solved.csv"
     assert status == 0
-    assert out == f"16 of 16 boards solved (100.0%); exact accuracy 100.0% of 16 with an answer; written to {output}\n"
+    assert out == (
+        "16 of 16 boards solved (100.0%); exact accuracy 100.0% of 16 with an answer; 3.0 model calls a board; every "
+        f"segment run; the verifier took no part; written to {output}\n"
+    )
+    assert "boards a second" in err
     rows = read_rows(output)
     assert list(rows[0]) == COLUMNS
     assert [row["question"] for row in rows] == boards[0][:LEARNT]
@@ -407,12 +427,13 @@ def test_solve_goes_on_after_bad_boards(capsys, checkpoint, boards, tmp_path):
         lines.write("0\n")  # a row without a question
     status, out, _ = air_hf_solve(capsys, checkpoint, file, "--output", tmp_path / "out.csv", "--batch_size", 4)
     assert status == 1
-    assert out.startswith("5 of 11 boards solved (45.5%), 6 breaking the rules; written to")
+    assert out.startswith("5 of 11 boards solved (45.5%), 6 breaking the rules; ")
     rows = read_rows(tmp_path / "out.csv")
     assert [bool(row["error"]) for row in rows] == [False] * 3 + [True] * 5 + [False] * 2 + [True]
-    assert BAD_BOARDS[1][1] == rows[4]["error"]
+    assert rows[4]["error"].startswith(BAD_BOARDS[1][1].removesuffix("'"))
     assert rows[4] | {"error": ""} == {
-        "question": questions[4], "solution": "", "valid": "False", "confidence": "0.0", "segments": "0", "error": ""
+        "question": questions[4], "solution": "", "valid": "False", "confidence": "0.0", "segments": "0", "calls": "0",
+        "error": "",
     }  # fmt: skip
 
 
@@ -433,7 +454,7 @@ def test_solve_completes_what_was_interrupted(capsys, checkpoint, boards, tmp_pa
     rows_of_lines = ["\n".join(question[i : i + 4] for i in range(0, 16, 4)) for question in boards[0][:4]]
     questions = [*rows_of_lines, "12", *boards[0][100:160]]
     file, output = write_boards(tmp_path / "boards.csv", questions, boards[1][: len(questions)]), tmp_path / "out.csv"
-    words = (file, "--output", output, "--batch_size", 8)
+    words = (file, "--output", output, "--batch_size", 8, "--mode", "plain")
     status, said, _ = air_hf_solve(capsys, checkpoint, *words)
     whole, expected = output.read_bytes(), read_rows(output)
     assert [row["question"] for row in expected] == questions
@@ -494,7 +515,7 @@ def test_solve_refuses(words, message, capsys, checkpoint, tmp_path):
 def test_solve_needs_a_puzzle_and_a_tokenizer(capsys, make_model, tmp_path):
     for name, puzzle, message in (
         ("nameless", None, "config.json names no puzzle to check answers by"),
-        ("mute", "sudoku-4x4", "has no tokenizer that can be loaded"),
+        ("mute", "sudoku-4x4", "has no tokenizer: tokenizer.json is missing"),
     ):
         make_model(puzzle=puzzle).save_pretrained(tmp_path / name)
         status, _, err = air_hf_solve(capsys, str(tmp_path / name), "." * 16)

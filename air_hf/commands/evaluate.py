@@ -12,6 +12,8 @@ from air_hf.files import write_text
 from air_hf.hub import load_model, training_facts
 from air_hf.puzzles import puzzle_of
 from air_hf.runs.data import load_dataset, load_files
+from air_hf.solving import evaluate_solving, find_verifier
+from air_hf.solving.options import add_options, config_of, describe, is_plain
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -26,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default %(default)s)")
     parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
     parser.add_argument("--batch_size", type=int, default=256, help="boards at a time (default %(default)s)")
+    add_options(parser, mode="plain", without=("max_segments", "seed"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
@@ -45,6 +48,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     else:
         source = load_files(args.data, puzzle, "test")
     source = source.sample(args.limit, args.seed)
+    config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
+    if not is_plain(config):
+        scores = evaluate_solving(model, source.puzzles, config, args.batch_size)
+        print(f"{scores.table()}\n{describe(config)}")
+        if args.output:
+            write_text(args.output, json.dumps(scores.to_dict() | source.origin(), indent=2) + "\n")
+        return
     trained = training_facts(args.checkpoint, **place)
     result = evaluate_model(
         model, source.puzzles, args.batch_size, args.max_segments, step=trained.get("step"), ema=trained.get("ema"),

@@ -132,6 +132,6 @@ def exit_statuses(program: str) -> Iterator[None]:
         status = EXIT_STATUS
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
     except (ValueError, StrictDataclassError, HfHubHTTPError, ImportError, NonFiniteError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr, flush=True)
+        print(f"{program}: error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         status = 2
     sys.exit(status)
