@@ -125,8 +125,7 @@ def load_puzzles(
 
     Raises:
         DataError: a missing file or column, a wrong encoding, no rows, or a row whose question is malformed or whose
-            answer does not solve it; the message names file and row.
-        PuzzleError: an unknown puzzle, or options that it does not have.
+            answer does not solve it; the message names file and row. Also an unknown puzzle, or options that it lacks.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -153,7 +152,10 @@ def load_puzzles(
     if isinstance(puzzle, str):
         boards = (board for _, block in rows() for column in REQUIRED_COLUMNS for board in block[column])
         texts = (board for board in boards if isinstance(board, str))
-        puzzle = get_puzzle(puzzle, **complete_options(puzzle, options or {}, texts))
+        try:
+            puzzle = get_puzzle(puzzle, **complete_options(puzzle, options or {}, texts))
+        except PuzzleError as error:
+            raise DataError(f"{name}: {error}") from error
     elif options:
         raise DataError(f"options {', '.join(options)} are given, but no name of a puzzle whose options they are")
     return _check_rows(rows, puzzle, name)

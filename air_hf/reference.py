@@ -23,6 +23,7 @@ from air_hf.tokenization import build_tokenizer
 from air_hf.variants import REFERENCE_NAMES, VARIANTS, variant_config
 
 CONFIG_FILE = "all_config.yaml"  # what the published codes write beside every step file
+_MOST_BRACKETS = 1000  # in it
 
 # The published codes' configuration names and ours. Names mapped to None say how to train, or are handled below.
 _CONFIG_FIELDS = {
@@ -321,7 +322,10 @@ def read_arch(path: str | Path) -> tuple[str, dict]:
     if not path.is_file():
         raise CheckpointError(f"{path} is no file; expected the published code's {CONFIG_FILE}")
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds
+            raise CheckpointError(f"{path} is nested too deeply to be a published configuration")
+        loaded = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     arch = loaded.get("arch") if isinstance(loaded, dict) else None

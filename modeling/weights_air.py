@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 _FLOATING = ("F16", "BF16", "F32", "F64")
 _NAMED = 5  # things a message names before it counts the rest
@@ -73,9 +75,9 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
     names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
     if variant:
         names = ["{0}.{2}.{1}".format(*name.rsplit(".", 1), variant) for name in names]
-    if (whole := _fetch(source, names[0], **place)) is not None:
+    if (whole := fetch_file(source, names[0], **place)) is not None:
         return read_header(whole)
-    if (index := _fetch(source, names[1], **place)) is None:
+    if (index := fetch_file(source, names[1], **place)) is None:
         raise CheckpointError(f"{source} holds no weights: {names[0]} is missing{_pickled(source)}")
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -87,7 +89,7 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
         listed.setdefault(file, set()).add(name)
     shapes = {}
     for file, names in sorted(listed.items()):
-        path = _fetch(source, file, **place)
+        path = fetch_file(source, file, **place)
         if path is None:
             raise CheckpointError(f"{source} is incomplete: {file} is missing, which {Path(index).name} names")
         found = read_header(path)
@@ -99,8 +101,21 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
     return shapes
 
 
-def _fetch(source: str | os.PathLike, name: str, **place) -> str | None:
-    return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
+def fetch_file(source: str | os.PathLike, name: str, subfolder: str = "", **place) -> str | None:
+    """Where a file of a folder or a repository is on this machine; None if there is no such file.
+
+    Raises:
+        OSError, huggingface_hub.errors.HfHubHTTPError: the repository does not exist or is out of reach.
+    """
+    if os.path.isdir(source):
+        path = os.path.join(source, subfolder, name)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(os.fspath(source), name, subfolder=subfolder or None, **place)
+    except LocalEntryNotFoundError:  # not in the cache, and the Hub cannot be asked
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def _pickled(source: str | os.PathLike) -> str:

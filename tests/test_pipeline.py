@@ -224,7 +224,9 @@ def test_parameters(solver, checkpoint, boards):
 def test_solving_options(solver, boards):
     """What the model does with them, and the rules of the pipeline as the verifier."""
     questions = [*boards[0][:4], *boards[0][100:150]]
-    found = solver(questions, batch_size=25, early_exit="verifier", rollouts=4, noise=1.0, max_segments=6, plain_first=True)
+    found = solver(
+        questions, batch_size=25, early_exit="verifier", rollouts=4, noise=1.0, max_segments=6, plain_first=True
+    )
     plain = solver(questions, max_segments=6)
     assert all(ours["valid"] or not theirs["valid"] for ours, theirs in zip(found, plain, strict=True))
     assert {result["segments"] for result in found if not result["valid"]} <= {6}

@@ -1,6 +1,5 @@
 """Runs that are interrupted, killed, damaged or poisoned: what goes on is the same run, and what cannot says why."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -8,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import ROOT, TINY_RUN, make_csv
 
+import air_hf.evaluation
+from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
@@ -43,22 +45,18 @@ def command(data, output, *words) -> list[str]:
 
 
 def train_here(words: list[str]) -> None:
-    """`examples/train.py` in this process."""
+    """`air-hf train` in this process."""
     os.chdir(ROOT)
-    sys.argv = words
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("train", ROOT / "examples" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with open(os.devnull, "w") as sys.stderr:
         sys.stdout = sys.stderr
-        module.main()
+        main(["train", *words[1:]])
 
 
 # Forks of a process that has imported everything and run nothing, so that starting one takes a moment. A fork of this
 # process would share tqdm's lock with it and with every other: once one is killed holding it, the rest wait for ever.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["air_hf.training", "air_hf.evaluation", "air_hf.hub", "datasets", "pytest"])
+FORKS.set_forkserver_preload(["air_hf.runs", "air_hf.commands.train", "datasets", "pytest"])
 
 
 def start(words: list[str]) -> multiprocessing.Process:
@@ -107,19 +105,43 @@ def checkpoints(output: Path) -> set[str]:
     return {path.name for path in output.glob("checkpoints/step-*")}
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(data, whole, tmp_path, kills):
+def is_saving(output: Path) -> bool:
+    """Whether a save is under way: what it has written so far is there under another name."""
+    return any(output.glob("checkpoints/.step-*.part"))
+
+
+@pytest.fixture
+def ways(request, data, whole, tmp_path) -> tuple[Path, list[str]]:
+    """The undisturbed run, and what else the command says."""
+    if request.param == "plain":
+        return whole, []
+    words = ["--compile", "on", "--num_threads", "2"]
+    process = start(command(data, tmp_path / "whole", *words))
+    process.join()
+    assert process.exitcode == 0
+    return tmp_path / "whole", words
+
+
+@pytest.mark.parametrize(
+    ("kills", "ways"),
+    [
+        (4, "plain"),
+        pytest.param(20, "plain", marks=pytest.mark.slow),
+        pytest.param(4, "compiled, two threads", marks=pytest.mark.slow),
+    ],
+    indirect=["ways"],
+)
+def test_killed_at_random_moments(data, ways, tmp_path, kills):
     """SIGKILL, in steps and in saves alike; each time the same command goes on, to the same weights."""
     rng = random.Random(kills)
+    expected, words = ways
     output = tmp_path / "run"
-    struck = 0
+    struck = struck_saves = 0
     while struck < kills:
-        before = checkpoints(output)
-        process = start(command(data, output))
-        if struck % 2:  # every other one is struck soon after a save, in case loading takes longer than the time below
-            while process.is_alive() and checkpoints(output) <= before:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.3))
+        process = start(command(data, output, *words))
+        if struck % 2:  # every other one is struck in a save
+            while process.is_alive() and not is_saving(output):
+                pass
         else:
             time.sleep(rng.uniform(0.2, 1.6))
         if process.is_alive():
@@ -127,14 +149,17 @@ def test_killed_at_random_moments(data, whole, tmp_path, kills):
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:  # it got to the end before it was struck: once more from the start
-            assert_same_run(output, whole)
-            output = tmp_path / f"run-{struck}"
+            assert_same_run(output, expected)
+            output = tmp_path / f"run-{struck}-{time.monotonic_ns()}"
         else:
             struck += 1
-    process = start(command(data, output))
+            struck_saves += is_saving(output)
+    assert struck_saves >= kills // 4
+    process = start(command(data, output, *words))
     process.join()
     assert process.exitcode == 0
-    assert_same_run(output, whole)
+    assert_same_run(output, expected)
+    assert not is_saving(output)
     assert not list(output.rglob("*.part"))
 
 
@@ -161,6 +186,66 @@ def test_told_to_stop(data, whole, tmp_path, number):
     assert len(list((output / "checkpoints").iterdir())) == 1
     start(words).join()
     assert_same_run(output, whole)
+
+
+class StuckPublisher:
+    """A Hub that accepts a push and never answers, until somebody gives it up."""
+
+    def __init__(self, repository, private, report, *, timeout):
+        self.given_up = threading.Event()
+        assert timeout == 60 * 7
+
+    def push(self, checkpoint, step):
+        threading.Thread(target=self.given_up.wait, daemon=True).start()
+
+    def finish(self, checkpoint):
+        signal.raise_signal(signal.SIGTERM)
+        assert self.given_up.wait(60)
+
+    def abandon(self):
+        self.given_up.set()
+
+
+@pytest.mark.parametrize("moment", ["between", "finish"])
+def test_told_to_stop_while_the_hub_is_silent(data, tmp_path, monkeypatch, capsys, moment):
+    """In a push at work beside the training, and in the last one, for which the run waits."""
+    monkeypatch.setattr("air_hf.runs.run.BackgroundPublisher", StuckPublisher)
+    words = ["--push_to_hub", "me/model", "--push_every", "1", "--push_timeout", "7", "--max_steps", "4",
+             "--eval_every", "2"]  # fmt: skip
+    if moment == "between":
+        monkeypatch.setattr(StuckPublisher, "push", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *command(data, tmp_path / "run", *words)[1:]])
+    assert stopped.value.code == 75
+    step = {"between": 3, "finish": 4}[moment]
+    assert f"saved step {step} after SIGTERM; go on with --resume_from latest" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_told_to_stop_in_an_evaluation(data, tmp_path, monkeypatch, capsys):
+    """However many puzzles are left; the run goes on with the evaluation."""
+    batches = []
+
+    def note(model, batch, max_segments):
+        batches.append(batch)
+        signal.raise_signal(signal.SIGTERM)
+        return run_segments(model, batch, max_segments)
+
+    run_segments = air_hf.evaluation._run_segments
+    monkeypatch.setattr("air_hf.evaluation._run_segments", note)
+    monkeypatch.chdir(ROOT)
+    words = command(data, tmp_path / "run", "--max_steps", "2", "--eval_batch_size", "5")[1:]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 75
+    assert len(batches) == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 0
+    assert [line["step"] for line in read_records(tmp_path / "run")[1]] == [2]
 
 
 def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
@@ -218,6 +303,16 @@ def test_repeated_signals_change_nothing(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_what_is_waited_for():
+    ended = []
+    with Interruption() as interruption:
+        with interruption.calling(lambda: ended.append("while")):
+            signal.raise_signal(signal.SIGTERM)
+        with interruption.calling(lambda: ended.append("before")):
+            pass
+    assert ended == ["while", "before"]
 
 
 def test_records_that_are_damaged(tmp_path):

@@ -1,6 +1,8 @@
 """The training step beyond parity: carry, exploration, schedule, EMA, checkpoints that go on exactly."""
 
 import copy
+import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
-from air_hf.training import Learner, Recipe
+from air_hf.training import Learner, Recipe, precision_for
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
 
@@ -214,15 +216,59 @@ def test_bad_arguments(words, message, capsys):
         ("- 1\n", "holds list; expected fields"),
         ("a: [\n", "is not YAML"),
         ("seed: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("seed: 2026-13-45\n", "is not YAML: month must be in 1..12"),
+        ("seed: [1]\n", "seed holds a list; expected one value"),
+        ("seed: {a: 1}\n", "seed holds a dict; expected one value"),
+        ("seed: true\n", "seed: invalid int value: 'True'"),
+        ("seed: 1.5\n", "seed: invalid int value: '1.5'"),
+        ("seed: 4294967296\n", "seed is 4294967296; it must not be negative, and less than 2**32"),
+        ("augment: perhaps\n", "augment: invalid truth value: 'perhaps'"),
+        ("optimizer: sgd\n", "optimizer: invalid choice: 'sgd' (choose from adam_atan2, adamw, muon)"),
+        ("num_puzzle_ids: 5\n", "unknown fields num_puzzle_ids"),
+        ('train_data: "a\\0b"\ntest_data: c\n', "train_data is 'a\\x00b'; it must not hold a NUL character"),
+        ("a: " + 5000 * "[" + "\n", "is nested too deeply; expected one `name: value` a line"),
     ],
 )
 def test_bad_recipes(content, message, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_recipes_of_another_encoding(encoding, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("train_data: Rätsel\n", encoding=encoding)
     with pytest.raises(SystemExit):
         parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
-    error = capsys.readouterr().err
-    assert message in error
-    assert "recipe.yaml" in error
+    assert "recipe.yaml is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_fields_describe_themselves():
+    """Nothing that is only on one machine is published, and what decides the weights may not change on resume."""
+    recipe = Recipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
+    assert all(entry.metadata["help"] for entry in dataclasses.fields(Recipe))
+    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub"}
+    assert not private & recipe.marked("published").keys()
+    assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
+    assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled
+    assert not {"train_data", "compile", "push_timeout"} & recipe.settled.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": "0"}, "seed is '0'; it must be of type int"),
+        ({"batch_size": True}, "batch_size is True; it must be of type int"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of adam_atan2, adamw, muon"),
+        ({"collective_timeout": 0}, "collective_timeout is 0; it must be positive"),
+        ({"push_every": 1}, "push_every is 1, but push_to_hub names no repository"),
+    ],
+)
+def test_recipes_made_in_python(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Recipe(**fields)
 
 
 def test_checkpoint_holds_the_averaged_weights(make_model, stream, tmp_path):
@@ -258,3 +304,13 @@ def test_what_the_step_does_not_honour_is_refused(make_model):
     accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
         Learner(make_model(), recipe, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True, "avx512_bf16": False}, "no")],
+)
+def test_precision_is_chosen_by_the_units_of_the_cpu(monkeypatch, units, expected):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
+    assert precision_for("auto", "cpu") == expected
+    assert [precision_for(given, "cpu") for given in ("no", "bf16", None)] == ["no", "bf16", None]

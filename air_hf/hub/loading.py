@@ -8,11 +8,10 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from air_hf.hub.transfer import describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
-from air_hf.modeling.weights_air import read_json_object
+from air_hf.modeling.weights_air import fetch_file, read_json_object
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -33,7 +32,10 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
             that are not those of a model of this package, or numbers that are not finite.
     """
-    config = read_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
+    path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
+    config = _parse_config(path)
+    if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
+        kwargs["revision"] = path.parent.name
     try:
         model = AutoModel.from_pretrained(source, config=config, trust_remote_code=False, **kwargs)
     except (OSError, HfHubHTTPError, httpx2.HTTPError) as error:
@@ -51,9 +53,17 @@ def read_config(source: str | Path, **place) -> AIRConfig:
     Raises:
         CheckpointError: no checkpoint, or a config.json that is damaged or none of this package's.
     """
+    return _parse_config(_find_config(source, **place))
+
+
+def _find_config(source: str | Path, **place) -> Path:
     path = find_file(source, "config.json", **place)
     if path is None:
         raise CheckpointError(f"{source} holds no checkpoint: config.json is missing")
+    return path
+
+
+def _parse_config(path: Path) -> AIRConfig:
     fields = read_json_object(path)
     if fields.get("model_type") != AIRConfig.model_type:
         raise CheckpointError(
@@ -83,12 +93,11 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
         if not _REPO_ID.fullmatch(str(source)):
             raise CheckpointError(f"checkpoint folder {source} does not exist")
     try:
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
+        path = fetch_file(source, name, **place)
     except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
-        # The client's own error is the cause; what transformers makes of it advises what a command does not have.
         raise CheckpointError(
             f"there is no checkpoint folder {source}, and no repository of that name within reach "
-            f"({describe_error(error.__cause__ or error)})"
+            f"({describe_error(error)})"
         ) from error
     return None if path is None else Path(path)
 

@@ -400,7 +400,7 @@ def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
     axes = figure.subplots()
     axes.plot(*zip(*curves["loss"], strict=True), color="tab:gray", linewidth=1, label="training loss")
     axes.set(xlabel="training step", ylabel="loss", ylim=(0, None))
-    if curves["evaluations"]:
+    if curves.get("evaluations"):
         steps, exact, cells = zip(*curves["evaluations"], strict=True)
         right = axes.twinx()
         right.plot(steps, exact, color="tab:green", marker="o", markersize=3, label="test, exact")

@@ -12,6 +12,7 @@ from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_toke
 from air_hf.hub.model_card import CardOptions, write_model_card
 from air_hf.hub.records import read_records, without_paths
 from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
+from air_hf.modeling import CheckpointError
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -53,6 +54,8 @@ def publish_checkpoint(
         PublishError: the push failed; see [`push_folder`].
     """
     checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"checkpoint folder {checkpoint} does not exist")
     read_records(checkpoint)
     model = load_model(checkpoint)  # what cannot be loaded here could not be loaded from the Hub
     if model.config.puzzle is not None:

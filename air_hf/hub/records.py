@@ -19,8 +19,9 @@ _TRAINING: dict[str, Any] = {
 _SCORES: dict[str, Any] = {
     "exact_accuracy": _NUMBER, "cell_accuracy": _NUMBER, "copy_accuracy": _NUMBER, "valid_rate": _NUMBER,
     "halting_accuracy": _NUMBER, "halting_exact_accuracy": _NUMBER, "mean_segments": _NUMBER, "num_puzzles": int,
-    "num_segments": int, "precision": str,
+    "num_segments": int, "precision": str, "ema": (*_NUMBER, type(None)),
 }  # fmt: skip
+_CURVES = {"loss": 2, "evaluations": 3}  # numbers of a point
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PATH = re.compile(r"(~|\.{0,2}/|[A-Za-z]:\\)\S")
 
@@ -66,6 +67,7 @@ def read_records(folder: Path) -> Records:
     )
     if "arguments" in training:
         _check(training, _TRAINING, folder / TRAINING_FACTS)
+        _check_curves(training.get("curves") or {"loss": []}, folder / TRAINING_FACTS)
     if scores:
         _check(scores, _SCORES, folder / EVALUATION)
     return Records(training, scores)
@@ -79,8 +81,16 @@ def _check(record: dict, expected: dict[str, Any], place: str | Path) -> None:
                 raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
             _check(value, kind, f"{place}, {name}")
         elif not isinstance(value, kind) or isinstance(value, bool):
-            wanted = "a number" if kind in (int, _NUMBER) else "text" if kind is str else "an object"
+            wanted = {str: "text", dict: "an object"}.get(kind, "a number")
             raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected {wanted}")
+
+
+def _check_curves(curves: Any, path: Path) -> None:
+    for name, size in _CURVES.items():
+        points = curves.get(name, []) if isinstance(curves, dict) else None
+        is_list = isinstance(points, list) and all(isinstance(point, list) and len(point) == size for point in points)
+        if not is_list or not all(isinstance(number, _NUMBER) for point in points for number in point):
+            raise CheckpointError(f"{path}, curves: {name} is {repr(points)[:40]}; expected lists of {size} numbers")
 
 
 def hub_name(dataset: Any) -> str | None:

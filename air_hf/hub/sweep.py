@@ -54,10 +54,10 @@ def publish_sweep(
     for place in unfinished:
         report(f"{place} is not finished, and not published")
     name = name or f"air-{members[0].records.scores['puzzle']}"
-    repositories = {member: f"{namespace}/{name}-{member.variant}-seed-{member.seed}" for member in members}
+    runs = [(f"{namespace}/{name}-{member.variant}-seed-{member.seed}", member) for member in members]
     published = []
-    for member, repository in repositories.items():
-        table = sweep_table(repositories, this=member)
+    for repository, member in runs:
+        table = sweep_table(runs, repository)
         try:
             _, commit = publish_checkpoint(
                 member.checkpoint, repository, private=private, timeout=timeout, more=table, **options
@@ -104,25 +104,26 @@ def find_members(folder: Path) -> tuple[list[_Member], list[Path]]:
     return members, unfinished
 
 
-def sweep_table(repositories: dict[_Member, str], this: _Member) -> str:
-    """A section of Markdown: exact accuracy of every variant, with a link to every run, `this` one without."""
-    scores = this.records.scores
+def sweep_table(runs: list[tuple[str, _Member]], this: str) -> str:
+    """A section of Markdown: exact accuracy of every variant, with a link to every run but `this` repository's."""
+    records = runs[0][1].records
     lines = [
         "## All runs of this sweep",
         "",
-        f"Exact accuracy in %, mean ± standard deviation over seeds; {this.records.tested_on}, "
-        f"{scores['num_segments']} segments.",
+        f"Exact accuracy in %, mean ± standard deviation over seeds; {records.tested_on}, "
+        f"{records.scores['num_segments']} segments.",
         "",
         "| variant | exact accuracy | runs (seed: accuracy) |",
         "| --- | --- | --- |",
     ]
-    for variant in dict.fromkeys(member.variant for member in repositories):
-        runs = {member: 100 * member.records.scores["exact_accuracy"] for member in repositories
-                if member.variant == variant}  # fmt: skip
-        mean, values = statistics.mean(runs.values()), []
-        spread = f" ± {statistics.stdev(runs.values()):.1f}" if len(runs) > 1 else ""
-        for member, accuracy in runs.items():
-            text = f"{member.seed}: {accuracy:.1f}"
-            values.append(text if member is this else f"[{text}](https://huggingface.co/{repositories[member]})")
-        lines.append(f"| {variant} | {mean:.1f}{spread} | {', '.join(values)} |")
+    for variant in dict.fromkeys(member.variant for _, member in runs):
+        own = [(repository, member) for repository, member in runs if member.variant == variant]
+        values = [100 * member.records.scores["exact_accuracy"] for _, member in own]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        texts = [f"{member.seed}: {value:.1f}" for (_, member), value in zip(own, values, strict=True)]
+        links = [
+            text if repository == this else f"[{text}](https://huggingface.co/{repository})"
+            for (repository, _), text in zip(own, texts, strict=True)
+        ]
+        lines.append(f"| {variant} | {statistics.mean(values):.1f}{spread} | {', '.join(links)} |")
     return "\n".join([*lines, "", ""])

@@ -48,7 +48,7 @@ class Grid(Puzzle):
     def complete_options(cls, options: dict[str, str], boards: Iterable[str]) -> dict[str, str]:
         if options.get("symbols"):
             return options
-        symbols = {options["givens"]} if options.get("givens") else set()
+        symbols = set(options.get("givens", ""))
         for board in boards:
             symbols.update(*split_lines(board))
         return options | {"symbols": "".join(sorted(symbols))}

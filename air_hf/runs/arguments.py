@@ -16,6 +16,8 @@ from air_hf.training.recipe import Recipe, plain_type
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
+_MOST_BRACKETS = 100  # of a recipe, which is flat
+
 
 class _Option(NamedTuple):
     """How a field is read: a function that a parser calls with a word, the words it may be, and its help."""
@@ -122,7 +124,10 @@ def _read_file(name: str) -> dict[str, Any]:
             return get_recipe(name)
         raise ValueError(f"recipe {path} does not exist, and `air-hf recipes` has none of that name")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds
+            raise RecursionError
+        recipe = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"recipe {path} is not UTF-8 text: {error}") from error
     except RecursionError as error:

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from air_hf.files import sha256
 from air_hf.hub import TRAINING_FACTS, CheckpointError
+from air_hf.hub.loading import find_file
 from air_hf.hub.records import read_records
 from air_hf.runs.data import Source
 from air_hf.training import Recipe
@@ -27,7 +30,8 @@ def run_facts(recipe: Recipe, train: Source, test: Source, accelerator: Accelera
         hardware = f"{device.type.upper()} ({platform.machine()}, {os.cpu_count()} cores)"
     # A folder's name may look like a repository's, so what the data set is called comes from where it was found.
     place = {name: getattr(train, name) for name in ("dataset", "dataset_config", "dataset_revision")}
-    return {
+    begun = {} if recipe.init_from is None else {"init_from": _origin(recipe.init_from)}
+    return begun | {
         "arguments": recipe.marked("published") | place,
         "data": {"train": train.facts(), "test": test.facts()},
         "hardware": hardware,
@@ -35,6 +39,12 @@ def run_facts(recipe: Recipe, train: Source, test: Source, accelerator: Accelera
         "versions": {name: version(name) for name in _LIBRARIES},
         "tracker_run": uuid.uuid4().hex[:12],  # not from the seed: two runs of one recipe shall not share a curve
     }
+
+
+def _origin(source: str) -> dict[str, str]:
+    """The name of the checkpoint that a run begins with, a repository's or a folder's, and its weights' SHA-256."""
+    weights = find_file(source, SAFE_WEIGHTS_NAME) or find_file(source, SAFE_WEIGHTS_INDEX_NAME)
+    return {"name": Path(source).resolve().name if Path(source).is_dir() else source, "sha256": sha256(weights)}
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

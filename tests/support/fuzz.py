@@ -6,6 +6,7 @@ with exit status 2 and one line ("named"). Everything else is a defect: another 
 not say, or more than LIMIT seconds.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -31,7 +32,7 @@ from air_hf.data import load_puzzles
 from air_hf.hub import load_model, load_tokenizer
 from air_hf.hub.records import read_records
 from air_hf.puzzles import get_puzzle
-from air_hf.training import parse_arguments
+from air_hf.runs.arguments import read_recipe
 
 LIMIT = 20  # seconds
 PUZZLE = get_puzzle("sudoku-4x4")
@@ -247,7 +248,7 @@ def damage_tensors(path: Path, rng: random.Random) -> str:
         tensor.view(-1)[place] = float(kind)
     changed = {
         "drop": {}, "rename": {_misspell(name, rng): tensor}, "more": {name: tensor, f"{name}.more": tensor},
-        "transpose": {name: tensor.T.contiguous()}, "flatten": {name: tensor.flatten().repeat(2)},
+        "transpose": {name: tensor.unsqueeze(0).mT.contiguous()}, "flatten": {name: tensor.flatten().repeat(2)},
         "int8": {name: tensor.to(torch.int8)}, "int64": {name: tensor.to(torch.int64)},
         "bool": {name: tensor > 0}, "half": {name: tensor.half()}, "double": {name: tensor.double()},
         "complex": {name: tensor.to(torch.complex64)}, "empty": {name: tensor.flatten()[:0]},
@@ -400,8 +401,8 @@ def recipe_case(folder: Path, rng: random.Random) -> Case:
     else:
         name, fields = damage_fields(RECIPE, rng)
         path.write_text(yaml.safe_dump(fields, allow_unicode=True))
-    return Case(f"recipe.yaml: {name}", lambda: parse_arguments(["--config", str(path)]),
-                lambda parsed: follows(parsed, path))  # fmt: skip
+    typed = argparse.Namespace(config=str(path))
+    return Case(f"recipe.yaml: {name}", lambda: read_recipe(typed), lambda parsed: follows(parsed, path))
 
 
 def follows(parsed, path: Path) -> bool:
@@ -450,6 +451,16 @@ def command_case(folder: Path, rng: random.Random) -> Case:
         "convert file": ["convert", "--seq_len", "16", "--", odd, folder / "out"],
         "convert puzzle": ["convert", folder / "config.json", folder / "out", "--puzzle", odd],
         "convert cells": ["convert", folder / "config.json", folder / "out", "--seq_len", odd],
+        "evaluate data": ["evaluate", "--checkpoint", folder, "--data", odd],
+        "evaluate checkpoint": ["evaluate", "--checkpoint", odd, "--data", "puzzles.csv"],
+        "evaluate limit": ["evaluate", "--checkpoint", folder, "--data", "puzzles.csv", "--limit", odd],
+        "train config": ["train", "--config", odd],
+        "train data": ["train", "--train_data", odd, "--test_data", odd],
+        "train steps": ["train", "--train_data", "none.csv", "--test_data", "none.csv", "--max_steps", odd],
+        "train seed": ["train", "--train_data", "none.csv", "--test_data", "none.csv", "--seed", odd],
+        "train variant": ["train", "--train_data", "none.csv", "--test_data", "none.csv", "--variant", odd],
+        "sweep seeds": ["sweep", "--task", "sudoku", "--output", "out", "--print", "--variants", "hrm", "--seeds", odd],
+        "sweep variants": ["sweep", "--task", "sudoku", "--output", "out", "--print", "--variants", odd],
         "recipes": ["recipes", "--", odd],
         "unknown command": [odd],
     }  # fmt: skip
