@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
     "publish": "push a checkpoint to the Hub in one commit",
+    "export": "write a checkpoint as ONNX graphs",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 
