@@ -48,7 +48,9 @@ def export_checkpoint(
         output (`str` or `Path`): the folder; an older export in it is replaced.
         format (`str`): one of [`FORMATS`].
         attentions (`bool`): the updates also give their attention maps (layers, B, heads, T, T).
-        int8 (`bool`): 8-bit weights in the matrix products of the updates, activations rounded as they come.
+        int8 (`bool`): 8-bit weights, with a scale for every 32, in the matrix products of the updates. Activations stay
+            float32: rounding them, too, as onnxruntime's dynamic quantisation does, leaves nothing of a recursion's
+            accuracy (docs/export.md).
         revision (`str`, *optional*): branch, tag or commit of the repository.
 
     Returns:
@@ -90,7 +92,7 @@ def _check_request(format: str, output: Path) -> None:
 
 
 def _write_graphs(graphs: dict[str, Graph], folder: Path, int8: bool) -> None:
-    from transformers.exporters import OnnxConfig, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+    from transformers.exporters import OnnxConfig
     from transformers.exporters.base import ExportedModel
     from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -98,23 +100,30 @@ def _write_graphs(graphs: dict[str, Graph], folder: Path, int8: bool) -> None:
     parts = {}
     with _quiet():
         for name, graph in graphs.items():
-            # Tables and heads are small: 8 bits there would save nothing.
-            quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul"]))
-            config = OnnxConfig(
-                dynamic_shapes={argument: {0: batch} for argument in graph.inputs},
-                quantizer=quantizer if int8 and name.endswith("update") else None,
-            )
+            config = OnnxConfig(dynamic_shapes={argument: {0: batch} for argument in graph.inputs})
             parts[name] = OnnxExporter().export(graph, graph.examples(), config).components["model"]
+            if int8 and name.endswith("update"):  # tables and heads are small
+                parts[name].program = _with_8_bits(parts[name].program)
         ExportedModel(parts, "onnx").save_pretrained(folder)
     # As data only: without the code that a checkpoint brings along.
     write_text(folder / "config.json", graphs["encode"].model.config.to_json_string(use_diff=False))
+
+
+def _with_8_bits(program):
+    """An `onnx_ir.Model` whose matrix products with a weight are onnxruntime's MatMulNBits of 8 bits."""
+    import onnx_ir
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(onnx_ir.to_proto(program), bits=8, block_size=32, is_symmetric=True)
+    quantizer.process()
+    return onnx_ir.from_proto(quantizer.model.model)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the exporters, which report every pass, and every package they were not tested with: what comes out is
     checked against the model."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "root")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnxruntime.quantization", "")]
     levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
