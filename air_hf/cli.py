@@ -14,6 +14,7 @@ COMMANDS = {
     "solve": "solve boards with a checkpoint",
     "publish": "push a checkpoint to the Hub in one commit",
     "export": "write a checkpoint as ONNX graphs",
+    "publish-space": "push the page that `make space` assembled as a static Space",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         commands.add_parser(name, help=text, add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(argv[:1]).command
-    module = importlib.import_module(f"air_hf.commands.{name}")
+    module = importlib.import_module(f"air_hf.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     run = module.configure(parser)
     try:

@@ -96,7 +96,7 @@ def _write_graphs(graphs: dict[str, Graph], folder: Path, int8: bool) -> None:
     from transformers.exporters.base import ExportedModel
     from transformers.exporters.exporter_onnx import OnnxExporter
 
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", min=1)
     parts = {}
     with _quiet():
         for name, graph in graphs.items():

@@ -16,7 +16,7 @@ from air_hf.modeling import AIRForPuzzleSolving
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
 # Files of an earlier push that a new one removes if it does not bring them again.
-_OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
+_OURS = ["data/*", "images/*", "models/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
 # What the client raises; a RuntimeError says which file of an upload failed, its cause says why; a ValueError is a card
 # whose metadata the Hub does not accept.
 _HUB_ERRORS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError)
@@ -82,7 +82,7 @@ def push_folder(
     Args:
         folder (`str` or `Path`): what the repository shall hold; files of an earlier push that are gone are removed.
         repository (`str`): `ORG/NAME`.
-        repo_type (`str`): "model" or "dataset".
+        repo_type (`str`): "model", "dataset" or "space" (a static one).
         private (`bool`): of a repository that is made now; an existing one stays as it is.
         revision (`str`, *optional*): the branch; made if it does not exist.
         token (`str`, *optional*): from the usual places if None.
@@ -114,7 +114,8 @@ def push_folder(
 
 def _push(api: HfApi, folder: Path, repository: str, repo_type: str, private: bool, revision, message) -> str:
     if not api.repo_exists(repository, repo_type=repo_type):
-        api.create_repo(repository, repo_type=repo_type, private=private)
+        sdk = "static" if repo_type == "space" else None
+        api.create_repo(repository, repo_type=repo_type, private=private, space_sdk=sdk)
     if revision is not None:
         api.create_branch(repository, branch=revision, repo_type=repo_type, exist_ok=True)
     commit = api.upload_folder(

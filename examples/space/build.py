@@ -60,10 +60,10 @@ def _examples(puzzle: Puzzle) -> list[dict[str, str]]:
     """Questions to begin with, from easy to hard."""
     kinds = {"easy": {}, "harder": {}}
     if puzzle.name == "sudoku-9x9":
-        kinds = {"36 clues": {"clues": 36}, "30 clues": {"clues": 30}, "minimal": {}, "another": {}}
+        kinds = {"30 clues": {"clues": 30}, "36 clues": {"clues": 36}, "minimal": {}, "minimal 2": {}}
     elif puzzle.family == "maze":
         shortest = puzzle.rows + puzzle.columns // 2
-        kinds = {name: {"min_path_cells": shortest, "unique_path": True} for name in ("one", "another", "a third")}
+        kinds = {name: {"min_path_cells": shortest} for name in ("one", "two", "three")}
     rng = np.random.default_rng(2605)
     boards = {name: make_generator(puzzle, **options).draw(1, rng)[0][0] for name, options in kinds.items()}
     return [{"name": name, "board": puzzle.format(board)} for name, board in boards.items()]

@@ -5,9 +5,9 @@ const [WIDTH, HEIGHT] = [1000, 100];
 /**
  * @param {SVGElement} svg drawn anew
  * @param {object} data frames: the slider's length; perSegment: updates a segment; attempts: confidence by frame of each;
- *   chosen: the attempt in front; right: {H, L} shares by frame, or null; known: frames there are so far
+ *   chosen: the attempt in front; right: {H, L} shares by frame, or null; shown: the frame on the boards
  */
-export function drawChart(svg, { frames, perSegment, attempts, chosen, right }) {
+export function drawChart(svg, { frames, perSegment, attempts, chosen, right, shown }) {
   const x = (frame) => (frames > 1 ? (WIDTH * frame) / (frames - 1) : 0);
   const y = (share) => HEIGHT - 4 - (HEIGHT - 8) * share;
   const line = (values) => values.map((value, frame) => `${frame ? "L" : "M"}${x(frame).toFixed(1)} ${y(value).toFixed(1)}`).join("");
@@ -28,5 +28,6 @@ export function drawChart(svg, { frames, perSegment, attempts, chosen, right }) 
     add("area", `${line(values)}L${x(values.length - 1).toFixed(1)} ${HEIGHT}L0 ${HEIGHT}Z`);
     add("q", line(values));
   }
+  add("here", `M${x(shown)} 0V${HEIGHT}`);
   svg.innerHTML = shapes.join("");
 }

@@ -18,6 +18,7 @@ let run = { id: 0, frames: [], answer: null, question: null, done: false };
 let attention = null; // the newest maps: {frame, attempt, H, L}
 let asking = false; // for attention
 let player = null;
+let firstRun = true; // it is played, so that a visitor sees the states at work
 let chosenSymbol = 1; // of the palette
 let questionCell = 0;
 
@@ -122,6 +123,10 @@ worker.onmessage = ({ data }) => {
   if (data.id !== run.id) return;
   if (data.type === "answer") run.answer = data.answer;
   if (data.type === "frame") run.frames.push(data);
+  if (firstRun && run.frames.length === 2) {
+    firstRun = false;
+    if (view.frame === null && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(10);
+  }
   if (data.type === "done") {
     run.done = true;
     document.body.dataset.done = run.id;
@@ -157,7 +162,8 @@ function label(frame) {
   const [segment, index] = [Math.floor((frame - 1) / schedule.length), (frame - 1) % schedule.length];
   const level = schedule[index];
   const number = schedule.slice(0, index).filter((other) => other === level).length;
-  return `Segment ${segment + 1} of ${view.depth}, ${level}-update ${number + 1} of ${schedule.filter((other) => other === level).length}`;
+  const count = schedule.filter((other) => other === level).length;
+  return `Segment ${segment + 1} of ${view.depth}, ${level}-update${count > 1 ? ` ${number + 1} of ${count}` : ""}`;
 }
 
 // ---------------------------------------------------------------- showing
@@ -202,8 +208,12 @@ function showState(level, frame) {
     }),
   );
   boards[level].root.classList.toggle("looking", Boolean(heat));
-  $(`count-${level}`).textContent = puzzle.summary(run.question, ids, run.answer);
-  boards[level].root.parentElement.classList.toggle("active", run.frames[frame].level === level);
+  const from = view[`freeze${level}`];
+  const frozen = from === null ? "" : from === 0 ? ", frozen from the start" : `, frozen after segment ${from}`;
+  $(`count-${level}`).textContent = puzzle.summary(run.question, ids, run.answer) + frozen;
+  const { classList } = boards[level].root.parentElement;
+  classList.toggle("active", run.frames[frame].level === level);
+  classList.toggle("frozen", from !== null && frame > from * facts.schedule.length);
 }
 
 function showVerdict(frame) {
@@ -254,6 +264,7 @@ function showChart() {
     attempts: Array.from({ length: view.attempts }, (_, which) => run.frames.map(({ confidence }) => confidence[which])),
     chosen: current,
     right: run.answer ? run.right : null,
+    shown: shownFrame(),
   });
 }
 
@@ -291,14 +302,17 @@ function showCell(frame) {
   $("cell").hidden = view.cell === null;
   if (view.cell === null) return;
   if (view.cell >= puzzle.size) return void (view.cell = null);
+  const hasMaps = facts.graphs.l_update.outputs.includes("attentions");
+  const place = puzzle.place(view.cell);
   const parts = LEVELS.map((level) => {
     const { ids, shares } = decoded(frame, level);
-    return `z${level === "H" ? "ʜ" : "ʟ"} reads ${puzzle.symbolName(ids[view.cell])} (${Math.round(shares[view.cell] / 2.55)} %)`;
+    const state = document.createElement("b");
+    state.className = level.toLowerCase();
+    state.innerHTML = `z<sub>${level}</sub>`;
+    return [state, ` reads ${puzzle.symbolName(ids[view.cell])} (${Math.round(shares[view.cell] / 2.55)} %)`];
   });
-  const place = puzzle.place(view.cell);
-  const hasMaps = facts.graphs.l_update.outputs.includes("attentions");
-  const note = hasMaps ? "Shades: where the last L- and H-update looked from this cell." : "This model mixes positions without attention.";
-  $("cell-text").textContent = `${place[0].toUpperCase()}${place.slice(1)}: ${parts.join(", ")}. ${note}`;
+  const note = hasMaps ? ". Shades: where the last L- and H-update looked from it." : ". This model mixes positions without attention.";
+  $("cell-text").replaceChildren(`${place[0].toUpperCase()}${place.slice(1)}: `, ...parts[0], ", ", ...parts[1], note);
   $("head-label").hidden = !hasMaps;
   const maps = attention?.L ?? attention?.H;
   if (maps && $("head").length !== 1 + maps.layers * maps.heads) {
@@ -394,7 +408,7 @@ function showControls(model) {
   for (const level of LEVELS) {
     const from = view[`freeze${level}`];
     $(`freeze-${level}`).setAttribute("aria-pressed", from !== null);
-    $(`freeze-${level}`).textContent = from === null ? "Freeze" : from === 0 ? "Frozen from the start" : `Frozen after segment ${from}`;
+    $(`freeze-${level}`).textContent = from === null ? "Freeze" : "Frozen";
   }
 }
 
@@ -415,19 +429,20 @@ function goTo(frame) {
   show();
 }
 
-function play() {
-  if (shownFrame() >= latestFrame()) goTo(0);
+/** Shows frame after frame, so many a second, and waits where the next is not there yet. */
+function play(rate = Number($("speed").value)) {
+  if (run.done && shownFrame() >= latestFrame()) goTo(0);
+  else view.frame = shownFrame();
   $("play").textContent = "Pause";
   $("play").setAttribute("aria-label", "Pause");
-  player = setTimeout(function step() {
+  player = setInterval(() => {
     goTo(shownFrame() + 1);
     if (run.done && shownFrame() >= latestFrame()) stopPlaying();
-    else player = setTimeout(step, 1000 / $("speed").value);
-  }, 1000 / $("speed").value);
+  }, 1000 / rate);
 }
 
 function stopPlaying() {
-  clearTimeout(player);
+  clearInterval(player);
   player = null;
   $("play").textContent = "Play";
   $("play").setAttribute("aria-label", "Play");
@@ -492,9 +507,16 @@ $("text").onkeydown = (event) => {
 $("board-Q").onpointerdown = (event) => drawOn(event);
 $("board-Q").onpointermove = (event) => drawOn(event);
 $("frame").oninput = () => (stopPlaying(), goTo(Number($("frame").value)));
+$("chart").onpointerdown = $("chart").onpointermove = (event) => {
+  if (event.buttons !== 1) return;
+  stopPlaying();
+  const { left, width } = $("chart").getBoundingClientRect();
+  goTo(Math.round((Number($("frame").max) * (event.clientX - left)) / width));
+};
 $("back").onclick = () => (stopPlaying(), goTo(shownFrame() - 1));
 $("on").onclick = () => (stopPlaying(), goTo(shownFrame() + 1));
 $("play").onclick = togglePlay;
+$("speed").onchange = () => player !== null && (stopPlaying(), play());
 $("head").onchange = show;
 $("cell-close").onclick = () => chooseCell(view.cell);
 for (const level of LEVELS) $(`freeze-${level}`).onclick = () => toggleFreeze(level);

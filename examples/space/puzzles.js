@@ -95,7 +95,7 @@ class Puzzle {
   summary(question, board, answer) {
     const open = board.filter((id) => this.isHeldBack(id)).length;
     const wrong = this.wrong(question, board, answer).filter(Boolean).length;
-    return `${this.size - open} of ${this.size} cells decided${wrong ? `, ${wrong} wrong` : ""}`;
+    return `${this.size - open} of ${this.size} decided${wrong ? `, ${wrong} wrong` : ""}`;
   }
 
   /** Whether `board` solves `question`: true, false, or null where that is not known. */
@@ -300,7 +300,7 @@ class Maze extends Puzzle {
     const marks = board.filter((id) => id === PATH).length;
     const wrong = this.wrong(question, board, ways).filter(Boolean).length;
     const needed = ways ? ` of ${ways.shortest - 1}` : "";
-    return `${marks}${needed} steps marked${wrong ? `, ${wrong} cells wrong` : ""}`;
+    return `${marks}${needed} marked${wrong ? `, ${wrong} wrong` : ""}`;
   }
 
   isSolved(question, board, ways) {
