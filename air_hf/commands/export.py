@@ -38,9 +38,8 @@ def _export(args: argparse.Namespace) -> None:
     print(f"wrote {folder}: {size / 1e6:.1f} MB")
     if puzzles is not None:
         puzzles = puzzles if args.limit is None else puzzles.sample(args.limit, 0)
+        print(f"on {len(puzzles):,} puzzles of {puzzles.source}:")
         models = {"checkpoint": load_model(args.checkpoint, revision=args.revision), "export": load_exported(folder)}
         for name, model in models.items():
             result = evaluate_model(model, puzzles)
-            print(
-                f"{name:<11}{result.exact_accuracy:.1%} exact, {result.cell_accuracy:.2%} of cells, {len(puzzles)} puzzles"
-            )
+            print(f"{name:<11}{result.exact_accuracy:.1%} exact, {result.cell_accuracy:.2%} of cells")

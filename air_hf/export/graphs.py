@@ -1,7 +1,7 @@
 """The four graphs of an exported model, as modules that take and return tensors by name.
 
-A graph calls the model's own method: `encode`, `l_update`, `h_update`, or `decode` with `halting_logits`. What passes from
-`encode` to the updates is whatever of [`AIRInputs`] the variant's updates read, see [`input_fields`].
+A graph calls the model's own method: `encode`, `l_update`, `h_update`, or `decode` with `halting_logits`. What passes
+from `encode` to the updates is whatever of [`AIRInputs`] the variant's updates read, see [`input_fields`].
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _STATES = {"l_update": ("z_l", "z_h"), "h_update": ("z_h", "z_l"), "decode": ("z
 
 
 def input_fields(config: AIRConfig, graph: str) -> tuple[str, ...]:
-    """The fields of [`AIRInputs`] that "l_update" or "h_update" reads; those of both together are what "encode" gives."""
+    """The fields of [`AIRInputs`] that "l_update" or "h_update" reads, or that "encode" gives: those of both."""
     if graph == "encode":
         return tuple(dict.fromkeys(input_fields(config, "l_update") + input_fields(config, "h_update")))
     if graph == "l_update" and config.input_operator == "hadamard":
@@ -31,7 +31,7 @@ class Graph(nn.Module):
     """One graph of a model.
 
     Args:
-        model ([`AIRForPuzzleSolving`]): in evaluation mode, with `attn_implementation="eager"` where maps are asked for.
+        model ([`AIRForPuzzleSolving`]): in evaluation mode; with `attn_implementation="eager"`, else it has no maps.
         name (`str`): one of [`GRAPHS`].
         with_attentions (`bool`): an update also gives the attention maps of its layers (layers, B, heads, T, T).
     """
@@ -64,7 +64,8 @@ class Graph(nn.Module):
             "input_ids": torch.arange(2 * config.seq_len).view(2, config.seq_len) % config.vocab_size,
             "puzzle_ids": torch.zeros(2, dtype=torch.long),
         }
-        tensors |= Graph(self.model, "encode")(**{name: tensors[name] for name in Graph(self.model, "encode").inputs})
+        encode = Graph(self.model, "encode")
+        tensors |= encode(**{name: tensors[name] for name in encode.inputs})
         tensors["z"] = tensors["z_h"]
         return {name: tensors[name].clone() for name in self.inputs}
 

@@ -73,9 +73,7 @@ def export_checkpoint(
         facts["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if ".onnx" in path.suffixes}
         facts["largest_difference"] = difference = _largest_difference(model, folder)
         if difference > TOLERANCE and not int8:
-            raise ExportError(
-                f"the graphs of {source} differ from the model by {difference:.1e}, more than {TOLERANCE:g}"
-            )
+            raise ExportError(f"the graphs of {source} differ from it by {difference:.1e}, more than {TOLERANCE:g}")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         write_text(folder / MANIFEST, json.dumps(manifest | {"air_hf": facts}, indent=2, ensure_ascii=False) + "\n")
     return output
@@ -181,11 +179,9 @@ def _largest_difference(model: AIRForPuzzleSolving, folder: Path) -> float:
     ids = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     largest = 0.0
     for ours, theirs in zip(model.unroll(ids, max_segments=2), load_exported(folder).unroll(ids), strict=False):
-        pairs = [
-            (getattr(ours, name), getattr(theirs, name)) for name in ("logits", "q_halt_logits", "q_continue_logits")
-        ]
+        names = ("logits", "q_halt_logits", "q_continue_logits")
+        pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
         pairs += [(ours.state.z_h, theirs.state.z_h), (ours.state.z_l, theirs.state.z_l)]
-        largest = max(
-            largest, *(float((mine - other).abs().max() / mine.abs().max().clamp(min=1)) for mine, other in pairs)
-        )
+        for mine, other in pairs:
+            largest = max(largest, float((mine - other).abs().max() / mine.abs().max().clamp(min=1)))
     return largest

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from air_hf.dataset_builders.generate import make_generator
-from air_hf.export import export_checkpoint
+from air_hf.export import MANIFEST, export_checkpoint
 from air_hf.files import atomic_folder, write_text
 from air_hf.modeling import AIRConfig
 from air_hf.puzzles import Puzzle, get_puzzle
@@ -48,12 +48,23 @@ def _add_model(checkpoint: Path, folder: Path) -> dict:
         raise ValueError(f"{checkpoint}: config.json names no puzzle, so the page could not draw its boards")
     place = f"models/{checkpoint.name}"
     export_checkpoint(checkpoint, folder / place, attentions=config.mixer == "attention")
+    _drop_duplicates(folder / place)
     return {
         "name": checkpoint.name,
         "folder": place,
         "weights": config.num_weights,
         "examples": _examples(get_puzzle(config.puzzle)),
     }
+
+
+def _drop_duplicates(export: Path) -> None:
+    """Removes files that an earlier one, by name, equals: the page looks for contents, by their hash."""
+    hashes = json.loads((export / MANIFEST).read_text(encoding="utf-8"))["air_hf"]["files"]
+    seen = set()
+    for name, digest in hashes.items():
+        if digest in seen:
+            (export / name).unlink()
+        seen.add(digest)
 
 
 def _examples(puzzle: Puzzle) -> list[dict[str, str]]:

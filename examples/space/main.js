@@ -156,6 +156,11 @@ function decoded(frame, level, which = attempt()) {
   return { ids: symbols[level].subarray(...cells), shares: shares[level].subarray(...cells) };
 }
 
+/** Whether a state has had an update by a frame. */
+function isWritten(level, frame) {
+  return frame > facts.schedule.indexOf(level) && view[`freeze${level}`] !== 0;
+}
+
 function label(frame) {
   if (frame === 0) return "Before the first update";
   const { schedule } = facts;
@@ -193,9 +198,11 @@ function show() {
 }
 
 function showState(level, frame) {
-  const { ids, shares } = decoded(frame, level);
-  const before = frame > 0 && run.frames[frame].level === level ? decoded(frame - 1, level).ids : ids;
-  const wrong = puzzle.wrong(run.question, ids, run.answer);
+  // Before its first update a state is the same vector everywhere and says nothing of the puzzle.
+  const written = isWritten(level, frame);
+  const { ids, shares } = written ? decoded(frame, level) : { ids: new Uint8Array(puzzle.size), shares: new Uint8Array(puzzle.size) };
+  const before = isWritten(level, frame - 1) && run.frames[frame].level === level ? decoded(frame - 1, level).ids : ids;
+  const wrong = written ? puzzle.wrong(run.question, ids, run.answer) : [];
   const heat = heatOf(level, frame);
   boards[level].show(
     Array.from(ids, (id, cell) => {
@@ -210,7 +217,7 @@ function showState(level, frame) {
   boards[level].root.classList.toggle("looking", Boolean(heat));
   const from = view[`freeze${level}`];
   const frozen = from === null ? "" : from === 0 ? ", frozen from the start" : `, frozen after segment ${from}`;
-  $(`count-${level}`).textContent = puzzle.summary(run.question, ids, run.answer) + frozen;
+  $(`count-${level}`).textContent = (written ? puzzle.summary(run.question, ids, run.answer) : "not written yet") + frozen;
   const { classList } = boards[level].root.parentElement;
   classList.toggle("active", run.frames[frame].level === level);
   classList.toggle("frozen", from !== null && frame > from * facts.schedule.length);
@@ -257,7 +264,7 @@ function showChart() {
   if (run.right?.attempt !== current) run.right = { attempt: current, H: [], L: [] };
   for (const level of LEVELS)
     for (let frame = run.right[level].length; frame < run.frames.length; frame++)
-      run.right[level].push(puzzle.progress(run.question, decoded(frame, level).ids, run.answer));
+      run.right[level].push(isWritten(level, frame) ? puzzle.progress(run.question, decoded(frame, level).ids, run.answer) : 0);
   drawChart($("chart"), {
     frames: Number($("frame").max) + 1,
     perSegment: facts.schedule.length,
@@ -306,10 +313,13 @@ function showCell(frame) {
   const place = puzzle.place(view.cell);
   const parts = LEVELS.map((level) => {
     const { ids, shares } = decoded(frame, level);
+    const reading = isWritten(level, frame)
+      ? `reads ${puzzle.symbolName(ids[view.cell])} (${Math.round(shares[view.cell] / 2.55)} %)`
+      : "is not written yet";
     const state = document.createElement("b");
     state.className = level.toLowerCase();
     state.innerHTML = `z<sub>${level}</sub>`;
-    return [state, ` reads ${puzzle.symbolName(ids[view.cell])} (${Math.round(shares[view.cell] / 2.55)} %)`];
+    return [state, ` ${reading}`];
   });
   const note = hasMaps ? ". Shades: where the last L- and H-update looked from it." : ". This model mixes positions without attention.";
   $("cell-text").replaceChildren(`${place[0].toUpperCase()}${place.slice(1)}: `, ...parts[0], ", ", ...parts[1], note);
