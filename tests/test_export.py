@@ -219,7 +219,7 @@ def test_bad_requests_are_named_and_nothing_is_written(checkpoint, tmp_path, cap
 def test_requests_that_cannot_be_met_are_refused_before_anything_is_loaded(make_model, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"format 'tflite' is unknown; expected one of onnx"):
         export_checkpoint(tmp_path, tmp_path / "new", format="tflite")
-    with pytest.raises(CheckpointError, match="config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         export_checkpoint(tmp_path, tmp_path / "new")
     make_model("trm-mlp").save_pretrained(tmp_path / "mlp")
     with pytest.raises(ExportError, match='no attention to export: its mixer is "mlp"'):

@@ -96,6 +96,7 @@ function setQuestion(ids, keepError = false) {
 function solve() {
   stopPlaying();
   attention = null;
+  document.body.dataset.run = run.id + 1;
   run = { id: run.id + 1, frames: [], answer: undefined, question: Uint8Array.from(question), done: false, started: performance.now() };
   $("frame").max = view.depth * facts.schedule.length;
   const options = {
@@ -127,10 +128,7 @@ worker.onmessage = ({ data }) => {
     firstRun = false;
     if (view.frame === null && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(10);
   }
-  if (data.type === "done") {
-    run.done = true;
-    document.body.dataset.done = run.id;
-  }
+  if (data.type === "done") run.done = true;
   if (data.type === "attention") {
     asking = false;
     attention = data;
@@ -195,6 +193,7 @@ function show() {
   showChart();
   showCell(frame);
   rememberView();
+  if (run.done) document.body.dataset.done = run.id; // for whoever waits for it, as tests do
 }
 
 function showState(level, frame) {
@@ -215,6 +214,7 @@ function showState(level, frame) {
     }),
   );
   boards[level].root.classList.toggle("looking", Boolean(heat));
+  boards[level].root.dataset.attention = heat ? attention.frame : ""; // while playing, the maps come a little later
   const from = view[`freeze${level}`];
   const frozen = from === null ? "" : from === 0 ? ", frozen from the start" : `, frozen after segment ${from}`;
   $(`count-${level}`).textContent = (written ? puzzle.summary(run.question, ids, run.answer) : "not written yet") + frozen;
@@ -296,7 +296,7 @@ function heatOf(level) {
   if (!found) return null;
   const { layers, heads, positions, maps } = found;
   const first = positions - puzzle.size; // before the cells come the prefix and level tokens
-  const wanted = $("head").value;
+  const wanted = $("head").value || "mean";
   const chosen = wanted === "mean" ? Array.from({ length: layers * heads }, (_, head) => head) : [Number(wanted)];
   const heat = new Float32Array(puzzle.size);
   for (const head of chosen)
