@@ -15,6 +15,7 @@ from torch import nn
 from air_hf import AIRForPuzzleSolving, variant_config
 from air_hf.cli import main
 
+pytest_plugins = ["support.hub_fixtures"]
 PAGE = Path(__file__).parent.parent / "examples/space"
 pytest.importorskip("onnxscript", reason="the packages of air-hf[export] are not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -300,18 +301,16 @@ def test_a_maze_is_drawn_by_mouse_and_by_keys(page):
     assert "of 5 marked" in page.text("count-H")
 
 
-def test_the_page_is_pushed_as_a_static_space(folder, capsys, monkeypatch):
-    pushed = {}
-    monkeypatch.setattr(
-        "air_hf.commands.publish_space.push_folder",
-        lambda *args, **options: pushed.update(args=args, **options) or "c0",
-    )
+def test_the_page_is_pushed_as_a_static_space(hub, folder, tmp_path, capsys, monkeypatch):
+    for name, value in hub.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        main(["publish-space", "alice/page", "--folder", str(folder)])
-    assert ended.value.code == 0
-    assert pushed == {"args": (folder, "alice/page", "space"), "private": True}
-    assert "sdk: static" in (folder / "README.md").read_text()
+        main(["publish-space", "puzzles/page", "--folder", str(folder)])
+    assert ended.value.code == 0, capsys.readouterr().err
+    published = hub.files("space", "puzzles/page")
+    ours = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {name: published[name] for name in ours} == ours
     with pytest.raises(SystemExit) as ended:
-        main(["publish-space", "alice/page", "--folder", str(folder / "runtime")])
+        main(["publish-space", "puzzles/page", "--folder", str(folder / "runtime")])
     assert ended.value.code == 2
     assert "holds no page: models.json is missing" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from air_hf.export.graphs import GRAPHS, Graph
 from air_hf.files import atomic_folder, sha256, write_text
 from air_hf.hub import load_model
 from air_hf.modeling import AIRForPuzzleSolving
-from air_hf.puzzles import get_puzzle
+from air_hf.puzzles import puzzle_of
 
 FORMATS = ("onnx",)
 MANIFEST = "export.json"  # transformers' name for it
@@ -139,7 +139,7 @@ def _quiet() -> Iterator[None]:
 def _facts(graphs: dict[str, Graph], int8: bool) -> dict:
     """What somebody needs to run the graphs without this package."""
     config = graphs["encode"].model.config
-    puzzle = get_puzzle(config.puzzle) if config.puzzle else None
+    puzzle = puzzle_of(config)
     return {
         "puzzle": config.puzzle,
         "symbols": puzzle and puzzle.symbols,  # of ids 1, 2, ...; 0 is padding

@@ -15,7 +15,7 @@ from air_hf.dataset_builders.generate import make_generator
 from air_hf.export import MANIFEST, export_checkpoint
 from air_hf.files import atomic_folder, write_text
 from air_hf.modeling import AIRConfig
-from air_hf.puzzles import Puzzle, get_puzzle
+from air_hf.puzzles import Puzzle, puzzle_of
 
 PAGE = Path(__file__).parent
 RUNTIME = PAGE / "node_modules/onnxruntime-web/dist"
@@ -53,7 +53,7 @@ def _add_model(checkpoint: Path, folder: Path) -> dict:
         "name": checkpoint.name,
         "folder": place,
         "weights": config.num_weights,
-        "examples": _examples(get_puzzle(config.puzzle)),
+        "examples": _examples(puzzle_of(config)),
     }
 
 
@@ -69,7 +69,9 @@ def _drop_duplicates(export: Path) -> None:
 
 def _examples(puzzle: Puzzle) -> list[dict[str, str]]:
     """Questions to begin with, from easy to hard."""
-    kinds = {"easy": {}, "harder": {}}
+    if puzzle.family not in ("sudoku", "maze"):
+        return [{"name": "example", "board": puzzle.example}]
+    kinds = {"one": {}, "two": {}, "three": {}}
     if puzzle.name == "sudoku-9x9":
         kinds = {"30 clues": {"clues": 30}, "36 clues": {"clues": 36}, "minimal": {}, "minimal 2": {}}
     elif puzzle.family == "maze":
