@@ -121,7 +121,8 @@ def _with_8_bits(program):
 def _quiet() -> Iterator[None]:
     """Silences the exporters, which report every pass, and every package they were not tested with: what comes out is
     checked against the model."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "onnxruntime.quantization", "")]
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "onnxruntime.quantization", "")
+    loggers = [logging.getLogger(name) for name in names]
     levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
