@@ -17,6 +17,8 @@ COMMANDS = {
     "calibrate": "choose when a checkpoint stops, on given puzzles",
     "publish": "push a checkpoint to the Hub in one commit",
     "publish-sweep": "push all checkpoints of a sweep, with one table and a collection",
+    "publish-space": "push the page that `make space` assembled as a static Space",
+    "export": "write a checkpoint as ONNX graphs",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 
