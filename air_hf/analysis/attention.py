@@ -195,8 +195,8 @@ def contrast(metrics_l: torch.Tensor, metrics_h: torch.Tensor, names: Sequence[s
 class Contrasts:
     """Head-averaged contrasts of the first L-update with the first H-update of some segments, per query cell.
 
-    Held as sums per puzzle, segment, layer, class of query and metric, arrays of shape `(B, N, layers, 2, M)`; `control`
-    queries come before those `adjacent` to a violation.
+    Held as sums per puzzle, segment, layer, class of query and metric, arrays of shape `(B, N, layers, 2, M)`; control
+    queries come before those adjacent to a violation.
 
     Args:
         names (`list[str]`): of the M metrics.

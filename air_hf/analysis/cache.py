@@ -1,4 +1,4 @@
-"""Activations by name, as TransformerLens names them, with the update in front: `segment.3.L.1.blocks.0.attn.hook_pattern`.
+"""Activations by name, as TransformerLens names them, with the update in front.
 
     cache = activation_cache(model, ids, ["segment.3.L.1.*"])
     cache["segment.3.L.1.blocks.0.attn.hook_pattern"]      # (B, heads, T, T)

@@ -233,9 +233,7 @@ def _run_patched(model, input_ids, level: str, segment: int, max_segments: int) 
             final = output.logits.argmax(-1)
             if swap and number == segment:
                 state = walk.rollout.state
-                z_h, z_l = (
-                    z.roll(-1, 0) if here in level else z for here, z in (("H", state.z_h), ("L", state.z_l))
-                )
+                z_h, z_l = (z.roll(-1, 0) if here in level else z for here, z in (("H", state.z_h), ("L", state.z_l)))
                 walk.rollout.state = AIRState(z_h, z_l, state.num_segments)
         finals.append(final.cpu().numpy())
     return finals[0], finals[1]

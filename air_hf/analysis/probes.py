@@ -55,7 +55,7 @@ def fit_probes(
         raise ValueError(f"{len(puzzles)} puzzles were given; probes need at least 2, half of them to be tested on")
     width, symbols = model.config.hidden_size, model.config.vocab_size
     sums: dict[str, list[torch.Tensor]] = {}
-    for states, targets, open_cells, labels in _states(model, puzzles, slice(0, half), max_segments, batch_size):
+    for states, targets, open_cells, _ in _states(model, puzzles, slice(0, half), max_segments, batch_size):
         onehot = torch.nn.functional.one_hot(targets[open_cells], symbols).double()
         for level, z in states.items():
             features = _with_one(z[:, open_cells])  # (U, Q, D + 1)
@@ -70,7 +70,7 @@ def fit_probes(
         scale = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1) * ridge
         weights[level] = torch.linalg.solve(gram + scale * torch.eye(width + 1, dtype=gram.dtype), cross)
     right = {kind: {level: 0 for level in weights} for kind in ("probe", "head")}
-    count = 0
+    count, labels = 0, []
     for states, targets, open_cells, labels in _states(model, puzzles, slice(half, None), max_segments, batch_size):
         expected = targets[open_cells]
         count += len(expected)

@@ -52,14 +52,6 @@ class Roles:
         """Of a share, after the last update; mean over puzzles."""
         return estimate(getattr(self, name)[-1])
 
-    def mean(self, name: str) -> Estimate:
-        """Of a share, averaged over the updates of each puzzle; mean over puzzles."""
-        return estimate(getattr(self, name).mean(0))
-
-    def ever(self, name: str) -> Estimate:
-        """Share of the puzzles in which a share is above 0 at some update."""
-        return estimate((getattr(self, name) > 0).any(0))
-
     @classmethod
     def cat(cls, parts: "list[Roles]") -> "Roles":
         """The puzzles of all parts, behind one another."""
@@ -123,6 +115,19 @@ class RoleStudy:
     trace: Trace
     frozen: tuple[str, ...] = ()
     freeze_from: int = 0
+
+    def _since_written(self, level: str, name: str) -> np.ndarray:
+        """A share from the first update on that wrote the level; before, it is the same for every puzzle."""
+        first = 0 if level in self.frozen else self.trace.writes(level)[0]
+        return getattr(self.roles[level], name)[first:]
+
+    def mean(self, level: str, name: str) -> Estimate:
+        """Of a share, averaged over the updates of each puzzle since the level was first written; mean over puzzles."""
+        return estimate(self._since_written(level, name).mean(0))
+
+    def ever(self, level: str, name: str) -> Estimate:
+        """Share of the puzzles in which a share is above 0 at some update since the level was first written."""
+        return estimate((self._since_written(level, name) > 0).any(0))
 
 
 def study_roles(

@@ -60,7 +60,7 @@ class Trace:
 
     @property
     def labels(self) -> list[str]:
-        """One for each update, "SEGMENT.LEVEL.INDEX", counted from 0: "1.L.0" is the second segment's first L-update."""
+        """ "SEGMENT.LEVEL.INDEX" of each, counted from 0: "1.L.0" is the first L-update of the second segment."""
         return [str(moment) for moment in self.moments]
 
     @property
