@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from air_hf.analysis.attention import CLASSES, attention_maps
+from air_hf.analysis.attention import attention_maps
 from air_hf.analysis.dynamics import MODES, solution_modes
 from air_hf.analysis.statistics import Z_95
 from air_hf.analysis.study import Study
@@ -53,15 +53,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path, dpi: int = 120) -> list[Path]:
-    """Writes `path`.png and `path`.svg, each whole or not at all."""
-    written = []
-    for kind in ("png", "svg"):
-        target = path.with_name(f"{path.name}.{kind}")
-        with atomic_file(target) as unfinished:
-            figure.savefig(unfinished, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        written.append(target)
-    return written
+def save(figure: Figure, path: Path, dpi: int = 120) -> Path:
+    """Writes a figure, whole or not at all, in the format that the name ends in: .png or .svg."""
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"{path} is no picture; expected a name that ends in .png or .svg")
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return path
 
 
 def draw_study(
@@ -105,7 +104,8 @@ def draw_study(
     written = []
     with matplotlib.rc_context(_STYLE):
         for name, draw in drawings.items():
-            written += save(draw(), folder / name)
+            figure = draw()
+            written += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
         written.append(animate_states(puzzles.puzzle, question, answer, one, folder / "states.gif"))
     return written
 
@@ -230,9 +230,9 @@ def draw_roles(study: Study) -> Figure:
     per_segment = study.facts["updates"] // study.facts["segments"]
     for level, roles in study.roles.roles.items():
         x = _segment_axis(axes[0, 0], len(t.moments), per_segment)
-        _curve(axes[0, 0], x, 100 * roles.accuracy, level)
-        _curve(axes[0, 1], x, 100 * roles.held_back, level)
         at = np.array(t.writes(level))
+        for place, values in ((axes[0, 0], roles.accuracy), (axes[0, 1], roles.held_back)):
+            _curve(place, x[at[0] :], 100 * values[at[0] :], level)
         moved = (roles.content_changes + roles.mask_flips)[np.maximum(at - 1, 0)].astype(float)
         _curve(axes[1, 0], x[at][at > 0], moved[at > 0], level)
         _curve(axes[1, 1], x[at], t.change[at].numpy(), level)
@@ -330,7 +330,9 @@ def draw_contrasts(study: Study) -> Figure:
         axes.set(title=title, xlabel="layer", xticks=found.layers, xlim=(found.layers[0] - 0.5, found.layers[-1] + 0.5))
         axes.grid(False, axis="x")
         if not axes.containers:
-            axes.text(0.5, 0.6, "no query is next\nto a violation", ha="center", transform=axes.transAxes, color=_GREY)
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "no query is next\nto a violation", ha="center", transform=axes.transAxes, color=_GREY)
+        axes.margins(y=0.25)
     figure.axes[0].set_ylabel("share of attention")
     figure.axes[0].legend()
     return figure
@@ -398,6 +400,8 @@ def draw_trajectories(study: Study) -> Figure:
     grid["d"].set(title="Distance to where the rollout ends, z*", ylabel="‖z − z*‖ / ‖z*‖", ylim=(0, None))
     grid["d"].legend()
     for kind, chosen, marker in (("solved", solved, "o"), ("not solved", ~solved, "X")):
+        if not chosen.any():
+            continue
         grid["s"].scatter(
             found.spectral_radius[chosen], np.maximum(found.settled[chosen], 1e-9), marker=marker, s=45,
             color=COLORS["H"] if kind == "solved" else COLORS["L"], label=kind, alpha=0.8,

@@ -111,10 +111,11 @@ def roles_table(study: Study) -> Table:
         data[level] = {name: value.to_dict() for name, value in found.items()}
     note = (
         "Shares are of the cells that the question leaves open, averaged over the updates since the state was first "
-        "written, ± standard error over puzzles; counts are cells per rollout, summed over its transitions, ± standard deviation over puzzles."
+        "written, ± standard error over puzzles; counts are cells per rollout, summed over its transitions, ± standard "
+        "deviation over puzzles."
     )
-    header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %", "mask flips",
-              "content changes", "cells fixed", "cells broken", "the paper"]  # fmt: skip
+    header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %"]
+    header += ["mask flips", "content changes", "cells fixed", "cells broken", "the paper"]
     return Table("Roles", note, header, rows, data)
 
 
@@ -245,7 +246,8 @@ def patching_table(study: Study) -> Table:
     ]  # fmt: skip
     note = (
         f"Before segment {study.patching[0].segment} every puzzle gets that state of another. Cells that both leave "
-        "open and solve differently, %: where the answer is the puzzle's own, and the donor's; then exact, with and without."
+        "open and solve differently, %: where the answer is the puzzle's own, and the donor's; then exact, with and "
+        "without the swap."
     )
     header = ["swapped", "own solution", "donor's solution", "exact, %", "exact without, %"]
     return Table("Patching", note, header, rows, [asdict(found) for found in study.patching])
