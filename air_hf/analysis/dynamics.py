@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from air_hf.analysis.roles import RoleStudy
 from air_hf.analysis.tracing import trace
@@ -111,9 +112,11 @@ def spectral_radius(
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # fused kernels have no forward-mode derivative
 
-    def segment(z_l: torch.Tensor, z_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        after = model.model.segment(inputs, AIRState(z_h, z_l, state.num_segments))
-        return after.z_l, after.z_h
+    def product(vector_l: torch.Tensor, vector_h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with forward_ad.dual_level():
+            duals = (forward_ad.make_dual(z, v) for z, v in ((state.z_h, vector_h), (state.z_l, vector_l)))
+            after = model.model.segment(inputs, AIRState(*duals, state.num_segments))
+            return tuple(forward_ad.unpack_dual(z).tangent for z in (after.z_l, after.z_h))
 
     generator = torch.Generator().manual_seed(seed)
     shape = state.z_l.shape
@@ -122,8 +125,7 @@ def spectral_radius(
     try:
         for _ in range(steps):
             scale = torch.cat([v.flatten(1) for v in vectors], dim=1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1)
-            vectors = tuple(v / scale for v in vectors)
-            _, vectors = torch.func.jvp(segment, (state.z_l, state.z_h), vectors)
+            vectors = product(*(v / scale for v in vectors))
             growth.append(torch.cat([v.flatten(1) for v in vectors], dim=1).norm(dim=1))
     finally:
         model.set_attn_implementation(before)

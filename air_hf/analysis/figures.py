@@ -1,6 +1,6 @@
-"""Pictures of analyses, PNG and SVG in one style; matplotlib is an optional dependency (`pip install air-hf[demo]`).
+"""Pictures of analyses in one style; matplotlib is an optional dependency (`pip install air-hf[demo]`).
 
-z_H is blue and z_L orange throughout, colours that the colour-blind tell apart; a wrong cell is tinted, a held-back cell
+z_H is blue and z_L orange throughout, which the colour-blind tell apart; a wrong cell is tinted, a held-back cell
 hatched, so that no picture of a board needs colour to be read.
 """
 

@@ -10,6 +10,7 @@ import torch
 
 from air_hf.analysis.roles import check_fit
 from air_hf.analysis.tracing import iterate_traces
+from air_hf.analysis.walk import moments
 from air_hf.data import PuzzleSet
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles.base import PADDING
@@ -55,7 +56,7 @@ def fit_probes(
         raise ValueError(f"{len(puzzles)} puzzles were given; probes need at least 2, half of them to be tested on")
     width, symbols = model.config.hidden_size, model.config.vocab_size
     sums: dict[str, list[torch.Tensor]] = {}
-    for states, targets, open_cells, _ in _states(model, puzzles, slice(0, half), max_segments, batch_size):
+    for states, targets, open_cells in _states(model, puzzles, slice(0, half), max_segments, batch_size):
         onehot = torch.nn.functional.one_hot(targets[open_cells], symbols).double()
         for level, z in states.items():
             features = _with_one(z[:, open_cells])  # (U, Q, D + 1)
@@ -70,8 +71,8 @@ def fit_probes(
         scale = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1) * ridge
         weights[level] = torch.linalg.solve(gram + scale * torch.eye(width + 1, dtype=gram.dtype), cross)
     right = {kind: {level: 0 for level in weights} for kind in ("probe", "head")}
-    count, labels = 0, []
-    for states, targets, open_cells, labels in _states(model, puzzles, slice(half, None), max_segments, batch_size):
+    count = 0
+    for states, targets, open_cells in _states(model, puzzles, slice(half, None), max_segments, batch_size):
         expected = targets[open_cells]
         count += len(expected)
         for level, z in states.items():
@@ -82,6 +83,8 @@ def fit_probes(
             for kind, found in (("probe", probe), ("head", head)):
                 right[kind][level] = right[kind][level] + (found == expected).sum(1).numpy()
     shares = {kind: {level: hits / max(count, 1) for level, hits in levels.items()} for kind, levels in right.items()}
+    max_segments = model.config.max_segments if max_segments is None else max_segments
+    labels = [str(moment) for moment in moments(model, max_segments)]
     return ProbeAccuracy(labels, shares["probe"], shares["head"], half, len(puzzles) - half, ridge)
 
 
@@ -90,11 +93,11 @@ def _with_one(features: torch.Tensor) -> torch.Tensor:
 
 
 def _states(model, puzzles: PuzzleSet, rows: slice, max_segments, batch_size):
-    """For every batch: the cells' states (U, B, S, D) by level, solutions (B, S), open cells (B, S), labels."""
+    """For every batch: the cells' states (U, B, S, D) by level, solutions (B, S), open cells (B, S)."""
     questions, answers = puzzles.questions[rows], puzzles.answers[rows]
     ids = torch.from_numpy(questions).long()
     for batch, part in iterate_traces(model, ids, None, max_segments, keep=("states",), batch_size=batch_size):
         targets = torch.from_numpy(answers[batch]).long()
         open_cells = (targets != ids[batch]) & (targets != PADDING)
         cells = slice(-model.config.seq_len, None)
-        yield {"H": part.z_h[:, :, cells], "L": part.z_l[:, :, cells]}, targets, open_cells, part.labels
+        yield {"H": part.z_h[:, :, cells], "L": part.z_l[:, :, cells]}, targets, open_cells
