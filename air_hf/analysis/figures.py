@@ -28,7 +28,7 @@ from air_hf.puzzles import Puzzle
 COLORS = {"H": "#0072B2", "L": "#D55E00", "control": "#009E73", "adjacent": "#CC79A7"}
 NAMES = {"H": "$z_H$", "L": "$z_L$"}
 _GREY = "#767676"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -102,7 +102,7 @@ def draw_study(
     if study.geometry is not None:
         drawings["trajectories"] = lambda: draw_trajectories(study)
     written = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, draw in drawings.items():
             figure = draw()
             written += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
@@ -201,7 +201,7 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
         axes.set_ylabel("open cells\nright, %", fontsize=9)
         axes.set_xlabel(f"segment {moment.segment}, update {moment.level}{moment.index}", fontsize=11)
 
-    with matplotlib.rc_context(_STYLE), atomic_file(path) as unfinished:
+    with matplotlib.rc_context(STYLE), atomic_file(path) as unfinished:
         order = [*frames, *[frames[-1]] * 4]  # rests on the end before it begins again
         animation = FuncAnimation(figure, draw, frames=order, interval=1000 * _GIF_SECONDS)
         animation.save(unfinished.with_suffix(".gif"), writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=90)

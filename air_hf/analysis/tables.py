@@ -107,7 +107,7 @@ def roles_table(study: Study) -> Table:
         shown = [_percent(value) for value in (*(found[name] for name in shares), ever, final)]
         shown += [_count(found[name]) for name in counts]
         rows.append([_NAMES[level], *shown, paper.get(level, "–")])
-        found |= {"puzzles_ever_held_back": ever, "final_cell_accuracy": final}
+        found |= {"puzzles_ever_held_back": ever, "final_cell_accuracy": final, "final_exact": roles.final("exact")}
         data[level] = {name: value.to_dict() for name, value in found.items()}
     note = (
         "Shares are of the cells that the question leaves open, averaged over the updates since the state was first "
