@@ -21,7 +21,7 @@ HEADER = ["run", "exact, %", "z_L at the end, % of open cells", "z_L exact, %", 
 def contrasts(report: dict, metric: str) -> list[float]:
     """Of control queries, a number for each layer; empty where the run has no attention."""
     table = report["tables"].get("Attention contrasts", {"contrasts": []})["contrasts"]
-    return [row["mean"] for row in table if row["metric"] == metric and row["queries"] == "control" and row["queries"]]
+    return [row["mean"] for row in table if row["metric"] == metric and row["class"] == "control" and row["queries"]]
 
 
 def row(name: str, report: dict) -> list[str]:

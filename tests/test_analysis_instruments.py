@@ -376,6 +376,9 @@ def test_analyze_writes_every_table_and_figure(saved, tmp_path, capsys):
     assert report["facts"]["puzzles"] == 8
     assert len(report["facts"]["weights_sha256"]) == 64
     assert len(report["tables"]) == 8
+    contrasts = report["tables"]["Attention contrasts"]["contrasts"]
+    assert {row["class"] for row in contrasts} == {"control", "adjacent"}
+    assert sum(row["queries"] for row in contrasts if row["metric"] == "unit") > 0
 
 
 def test_reproduce_puts_the_papers_numbers_beside_ours(saved, tmp_path, capsys):

@@ -130,7 +130,7 @@ def draw_board(axes, puzzle: Puzzle, board: np.ndarray, question: np.ndarray, an
         face = "none" if held else COLORS["L"]
         axes.add_patch(
             Rectangle(corner, 1, 1, facecolor=face, alpha=0.35, edgecolor=_GREY if held else "none", linewidth=0,
-                      hatch="////" if held else None, zorder=0.5 if puzzle.columns < 12 else 3)
+                      hatch="////" if held else None, zorder=0.5)
         )  # fmt: skip
 
 
@@ -356,11 +356,10 @@ def draw_attention_example(
         for layer in range(layers):
             axes = grid[row, layer]
             axes.grid(False)
-            extent = (0, puzzle.columns, puzzle.rows, 0) if puzzle.columns < 12 else None
             puzzle.draw_picture(axes, question, question)
             image = axes.imshow(
                 shares[level][layer].reshape(puzzle.rows, puzzle.columns), cmap="viridis_r", vmin=0, vmax=top,
-                extent=extent or (*axes.get_xlim(), *axes.get_ylim()), alpha=0.75, zorder=0.5 if extent else 2,
+                extent=(*axes.get_xlim(), *axes.get_ylim()), alpha=0.75, zorder=0.5,
             )  # fmt: skip
             left, upper = min(axes.get_xlim()), min(axes.get_ylim())
             corner = (left + cell % puzzle.columns, upper + cell // puzzle.columns)

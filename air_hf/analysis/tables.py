@@ -176,7 +176,7 @@ def contrast_table(study: Study) -> Table:
                 numbers = found.summary(layer, kind, name)
                 theirs = paper.get(f"{name}, {kind}", [])
                 beside = f"{theirs[layer][0]:+.3f} ± {theirs[layer][1]:.3f}" if layer < len(theirs) else "–"
-                data.append({"metric": name, "queries": kind, "layer": layer} | numbers)
+                data.append({"metric": name, "class": kind, "layer": layer} | numbers)
                 if numbers["mean"] is None:
                     rows.append([name, kind, str(layer), "no such query", "", "", "", "", beside])
                     continue
