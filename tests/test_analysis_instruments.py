@@ -363,7 +363,7 @@ def exit_status(*words) -> int:
 
 
 def test_analyze_writes_every_table_and_figure(saved, tmp_path, capsys):
-    checkpoint, data = saved()
+    checkpoint, data = saved(h_cycles=1, l_cycles=1, max_segments=2)
     output = tmp_path / "inside"
     words = ("--checkpoint", checkpoint, "--data", data, "--puzzles", 8, "--output", output)
     assert exit_status("analyze", *words) == 0, capsys.readouterr().err

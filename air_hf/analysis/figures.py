@@ -180,7 +180,6 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
     frames = list(range(min(last + 1, len(still))))
     figure = new_figure(6.4, 4.5)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
-    grid = figure.subplot_mosaic("HL;cc", height_ratios=(4.2, 1))
     open_cells = question != answer
     share = {level: (boards[level] == answer)[:, open_cells].mean(1) * 100 for level in "HL"}
 
@@ -202,9 +201,10 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
         axes.set_xlabel(f"segment {moment.segment}, update {moment.level}{moment.index}", fontsize=11)
 
     with matplotlib.rc_context(STYLE), atomic_file(path) as unfinished:
+        grid = figure.subplot_mosaic("HL;cc", height_ratios=(4.2, 1))
         order = [*frames, *[frames[-1]] * 4]  # rests on the end before it begins again
         animation = FuncAnimation(figure, draw, frames=order, interval=1000 * _GIF_SECONDS)
-        animation.save(unfinished.with_suffix(".gif"), writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=90)
+        animation.save(unfinished.with_suffix(".gif"), writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=110)
         unfinished.with_suffix(".gif").replace(unfinished)
     return path
 
@@ -408,7 +408,7 @@ def draw_trajectories(study: Study) -> Figure:
     grid["s"].axvline(1, color=_GREY, linewidth=1)
     grid["s"].set(title="Is z* an attracting fixed point?", xlabel="spectral radius of a segment at z*", yscale="log")
     grid["s"].set_ylabel("last step at z*")
-    grid["s"].legend()
+    grid["s"].legend(loc="lower right")
     for number in range(4):
         axes = grid[str(number)]
         if number >= len(found.settled):
