@@ -234,7 +234,7 @@ def test_spectral_radius_is_that_of_the_whole_jacobian(make_model):
     model = make_model(hidden_size=8, seq_len=4, puzzle=None).double()
     ids = torch.randint(1, 6, (2, 4), generator=torch.Generator().manual_seed(1))
     inputs, state = model.model.encode(ids), model(input_ids=ids).state
-    found = spectral_radius(model, ids, state, steps=100)
+    found = spectral_radius(model, inputs, state, steps=100)
     for number in range(2):
         one, size = inputs[[number]], state.z_h[0].numel()
 
@@ -269,7 +269,7 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
 def test_swapping_both_states_goes_on_with_the_donors(make_model, puzzles, ids):
     model = make_model()
     answers = puzzles.answers.astype(np.int64)
-    found = patch_states(model, ids.numpy(), answers, "LH", 2)
+    found = patch_states(model, puzzles, "LH", 2)
     state = None
     for segment in range(4):
         output = model(ids, state=state)
@@ -427,8 +427,8 @@ def test_commands_refuse_in_one_line(saved, tmp_path, capsys, words, said):
         (lambda m, p, i: attention_maps(m, i, "0.L.0", [1]), "layer 1 does not exist; this run has layers 0"),
         (lambda m, p, i: attention_maps(m, i, "0.L.0", heads=[-1]), "head -1 does not exist; this run has heads"),
         (lambda m, p, i: attention_contrasts(m, p, []), "no segment was chosen"),
-        (lambda m, p, i: patch_states(m, p.questions, p.answers, "X", 1), "level is 'X'"),
-        (lambda m, p, i: patch_states(m, p.questions, p.answers, "L", 4), "before segments 1 to 3"),
+        (lambda m, p, i: patch_states(m, p, "X", 1), "level is 'X'"),
+        (lambda m, p, i: patch_states(m, p, "L", 4), "before segments 1 to 3"),
         (lambda m, p, i: activation_cache(m, i, ["segment.9.*"]), "no activation is called 'segment.9.*'"),
         (lambda m, p, i: measure_geometry(m, i, horizon=2), "horizon is 2 segments"),
     ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from air_hf.analysis.roles import check_fit
+from air_hf.analysis.roles import check_fit, puzzle_ids_of
 from air_hf.analysis.statistics import Z_95
 from air_hf.analysis.walk import LEVELS, Moment, Walk, in_batches, read_moment
 from air_hf.data import PuzzleSet
@@ -310,7 +310,13 @@ class _Watch:
         open_cells = (questions != self.answers) & (self.answers != PADDING)
         self.queries = torch.from_numpy(open_cells).to(self.model.device)
         ids = torch.from_numpy(questions).long()
-        self.walk = Walk(self.model, ids, None, max(self.result.segments) + 1, observer=self.observe)
+        self.walk = Walk(
+            self.model,
+            ids,
+            puzzle_ids_of(self.puzzles, self.batch),
+            max(self.result.segments) + 1,
+            observer=self.observe,
+        )
         with attention_hooks(self.model, self.receive):
             for _ in self.walk:
                 pass

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from air_hf.analysis.roles import RoleStudy
+from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of
 from air_hf.analysis.tracing import trace
 from air_hf.analysis.walk import LEVELS, Walk
-from air_hf.modeling import AIRForPuzzleSolving, AIRState
+from air_hf.data import PuzzleSet
+from air_hf.modeling import AIRForPuzzleSolving, AIRInputs, AIRState
 
 MODES = ("quick", "delayed", "failed, settled", "failed, wandering")
 
@@ -47,6 +48,7 @@ def measure_geometry(
     horizon: int = 64,
     power_steps: int = 30,
     seed: int = 0,
+    puzzle_ids: torch.LongTensor | None = None,
 ) -> Geometry:
     """Distances, principal components and spectral radius for a handful of puzzles, whose states are all held.
 
@@ -57,6 +59,7 @@ def measure_geometry(
         horizon (`int`): segments after which z* is read; at least those of the trajectory.
         power_steps (`int`): products with the Jacobian in the power iteration.
         seed (`int`): of the vector that it starts from.
+        puzzle_ids (`torch.LongTensor` of shape `(B,)`, *optional*): rows of the prefix table.
 
     Raises:
         ValueError: a horizon shorter than the trajectory, or what [`trace`] refuses.
@@ -64,8 +67,8 @@ def measure_geometry(
     max_segments = model.config.max_segments if max_segments is None else max_segments
     if horizon < max_segments:
         raise ValueError(f"horizon is {horizon} segments; the trajectory alone has {max_segments}")
-    t = trace(model, input_ids, max_segments=max_segments, keep=("states",), batch_size=len(input_ids))
-    walk = Walk(model, input_ids, max_segments=horizon)
+    t = trace(model, input_ids, puzzle_ids, max_segments, keep=("states",), batch_size=len(input_ids))
+    walk = Walk(model, input_ids, puzzle_ids, horizon)
     before = end = walk.rollout.state
     for output in walk:
         before, end = end, output.state
@@ -75,7 +78,7 @@ def measure_geometry(
         distance[level] = ((z - final).flatten(2).norm(dim=2) / final.flatten(1).norm(dim=1)).numpy()
         path[level], explained[level] = principal_components(z)
     difference = (joined(end) - joined(before)).norm(dim=1) / joined(end).norm(dim=1)
-    radius = spectral_radius(model, input_ids, end, power_steps, seed)
+    radius = spectral_radius(model, walk.rollout.inputs, end, power_steps, seed)
     return Geometry(t.labels, distance, difference.cpu().numpy(), path, explained, radius.cpu().numpy())
 
 
@@ -99,7 +102,7 @@ def principal_components(z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def spectral_radius(
-    model: AIRForPuzzleSolving, input_ids: torch.LongTensor, state: AIRState, steps: int = 30, seed: int = 0
+    model: AIRForPuzzleSolving, inputs: AIRInputs, state: AIRState, steps: int = 30, seed: int = 0
 ) -> torch.Tensor:
     """Largest modulus (B,) of the eigenvalues of a segment's Jacobian d(z_L′, z_H′) / d(z_L, z_H) at a state.
 
@@ -108,7 +111,6 @@ def spectral_radius(
     """
     if steps < 2:
         raise ValueError(f"power iteration needs at least 2 steps; {steps} were asked for")
-    inputs = model.model.encode(input_ids.to(model.device))
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # fused kernels have no forward-mode derivative
 
@@ -175,8 +177,7 @@ class Patching:
 
 def patch_states(
     model: AIRForPuzzleSolving,
-    questions: np.ndarray,
-    answers: np.ndarray,
+    puzzles: PuzzleSet,
     level: str,
     segment: int,
     max_segments: int | None = None,
@@ -186,7 +187,7 @@ def patch_states(
 
     Args:
         model ([`AIRForPuzzleSolving`]): in evaluation mode.
-        questions, answers (arrays of shape `(N, S)`): symbol ids of at least two puzzles.
+        puzzles ([`PuzzleSet`]): at least two.
         level (`str`): "L", "H", or "LH" for both.
         segment (`int`): from 1, before which the states are swapped.
         max_segments (`int`, *optional*): segments in all; the model's own number if None.
@@ -200,14 +201,16 @@ def patch_states(
         raise ValueError(f'level is {level!r}; expected "L", "H" or "LH"')
     if not 1 <= segment < max_segments:
         raise ValueError(f"segment is {segment}; states can be swapped before segments 1 to {max_segments - 1}")
-    if len(questions) < 2:
-        raise ValueError(f"{len(questions)} puzzles were given; a swap needs at least 2")
+    check_fit(model, puzzles)
+    if len(puzzles) < 2:
+        raise ValueError(f"{len(puzzles)} puzzles were given; a swap needs at least 2")
     boards = [
-        _run_patched(model, torch.from_numpy(part).long(), level, segment, max_segments)
-        for part in _at_least_two(questions, batch_size)
+        _run_patched(model, puzzles, rows, level, segment, max_segments)
+        for rows in _at_least_two(np.arange(len(puzzles)), batch_size)
     ]
-    donors = np.concatenate([np.roll(part, -1, 0) for part in _at_least_two(np.arange(len(questions)), batch_size)])
+    donors = np.concatenate([np.roll(part, -1, 0) for part in _at_least_two(np.arange(len(puzzles)), batch_size)])
     plain, patched = (np.concatenate(parts) for parts in zip(*boards, strict=True))
+    questions, answers = puzzles.questions, puzzles.answers
     theirs = answers[donors]
     differing = (questions != answers) & (questions[donors] != theirs) & (answers != theirs)
     count = max(int(differing.sum()), 1)
@@ -218,7 +221,7 @@ def patch_states(
         donor=float((differing & (patched == theirs)).sum() / count),
         exact_own=float((patched == answers).all(1).mean()),
         exact_unpatched=float((plain == answers).all(1).mean()),
-        pairs=len(questions),
+        pairs=len(puzzles),
     )
 
 
@@ -226,11 +229,13 @@ def _at_least_two(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(rows, max(1, min(-(-len(rows) // batch_size), len(rows) // 2)))
 
 
-def _run_patched(model, input_ids, level: str, segment: int, max_segments: int) -> tuple[np.ndarray, np.ndarray]:
+def _run_patched(
+    model, puzzles: PuzzleSet, rows: np.ndarray, level: str, segment: int, max_segments: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Final boards (B, S) without and with the swap."""
-    finals = []
+    ids, finals = torch.from_numpy(puzzles.questions[rows]).long(), []
     for swap in (False, True):
-        walk = Walk(model, input_ids, max_segments=max_segments)
+        walk = Walk(model, ids, puzzle_ids_of(puzzles, rows), max_segments)
         for number, output in enumerate(walk, start=1):
             final = output.logits.argmax(-1)
             if swap and number == segment:

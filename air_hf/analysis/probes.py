@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from air_hf.analysis.roles import check_fit
+from air_hf.analysis.roles import check_fit, puzzle_ids_of
 from air_hf.analysis.tracing import iterate_traces
 from air_hf.analysis.walk import moments
 from air_hf.data import PuzzleSet
@@ -96,7 +96,9 @@ def _states(model, puzzles: PuzzleSet, rows: slice, max_segments, batch_size):
     """For every batch: the cells' states (U, B, S, D) by level, solutions (B, S), open cells (B, S)."""
     questions, answers = puzzles.questions[rows], puzzles.answers[rows]
     ids = torch.from_numpy(questions).long()
-    for batch, part in iterate_traces(model, ids, None, max_segments, keep=("states",), batch_size=batch_size):
+    for batch, part in iterate_traces(
+        model, ids, puzzle_ids_of(puzzles, rows), max_segments, keep=("states",), batch_size=batch_size
+    ):
         targets = torch.from_numpy(answers[batch]).long()
         open_cells = (targets != ids[batch]) & (targets != PADDING)
         cells = slice(-model.config.seq_len, None)

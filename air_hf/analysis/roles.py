@@ -148,7 +148,7 @@ def study_roles(
     roles, rest = {"H": [], "L": []}, []
     ids = torch.from_numpy(puzzles.questions).long()
     batches = iterate_traces(
-        model, ids, None, max_segments, frozen=frozen, freeze_from=freeze_from, batch_size=batch_size,
+        model, ids, puzzle_ids_of(puzzles), max_segments, frozen=frozen, freeze_from=freeze_from, batch_size=batch_size,
         keep=("symbols", "change", "q_halt"),
     )  # fmt: skip
     for batch, part in batches:
@@ -167,6 +167,11 @@ def study_roles(
         frozen,
         freeze_from,
     )
+
+
+def puzzle_ids_of(puzzles: PuzzleSet, rows: slice | np.ndarray = slice(None)) -> torch.LongTensor | None:
+    """Rows of the prefix table (B,) of some puzzles; None where they carry none."""
+    return None if puzzles.puzzle_ids is None else torch.from_numpy(puzzles.puzzle_ids[rows])
 
 
 def check_fit(model: AIRForPuzzleSolving, puzzles: PuzzleSet) -> None:

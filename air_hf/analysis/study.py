@@ -11,12 +11,13 @@ from transformers.utils import cached_file
 from air_hf.analysis.attention import DEFAULT_SEGMENTS, Contrasts, attention_contrasts
 from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch_states
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
-from air_hf.analysis.roles import RoleStudy, study_roles
+from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
 from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.puzzles import puzzle_of
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
@@ -87,9 +88,9 @@ def load_study(
     if data is not None and dataset is not None:
         raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
     if data is not None:
-        puzzles = load_puzzles(data, config.puzzle, split="test")
+        puzzles = load_puzzles(data, puzzle_of(config), split="test")
     elif dataset is not None or family in PUBLIC_DATA:
-        puzzles = load_published(dataset or PUBLIC_DATA[family], dataset_config, "test", None, config.puzzle)
+        puzzles = load_published(dataset or PUBLIC_DATA[family], dataset_config, "test", None, puzzle_of(config))
     else:
         raise DataError(f"there is no public data set of {config.puzzle}; say which puzzles, by --data or --dataset")
     puzzles = puzzles.sample(count, seed)
@@ -112,7 +113,7 @@ def load_study(
 
 def _variant(checkpoint: str, revision: str | None, config) -> str:
     """As the run was started or, where nothing says so, as the configuration looks."""
-    recorded = training_facts(checkpoint, revision)
+    recorded = training_facts(checkpoint, revision=revision)
     return (recorded.get("arguments") or recorded).get("variant") or find_variant(config)
 
 
@@ -167,13 +168,15 @@ def run_study(
     if "probe" in parts:
         study.probe = fit_probes(model, puzzles, max_segments, batch_size=batch_size)
     if "geometry" in parts:
-        ids = torch.from_numpy(puzzles.questions[:_GEOMETRY_PUZZLES]).long()
-        study.geometry = measure_geometry(model, ids, max_segments, max(64, max_segments), seed=seed)
+        rows = slice(_GEOMETRY_PUZZLES)
+        ids, puzzle_ids = torch.from_numpy(puzzles.questions[rows]).long(), puzzle_ids_of(puzzles, rows)
+        study.geometry = measure_geometry(
+            model, ids, max_segments, max(64, max_segments), seed=seed, puzzle_ids=puzzle_ids
+        )
     if "patching" in parts and max_segments > 1:
-        boards = puzzles.questions.astype(np.int64), puzzles.answers.astype(np.int64)
         segment = max(1, max_segments // 4)
         study.patching = [
-            patch_states(model, *boards, level, segment, max_segments, batch_size) for level in ("L", "H", "LH")
+            patch_states(model, puzzles, level, segment, max_segments, batch_size) for level in ("L", "H", "LH")
         ]
     return study
 

@@ -12,7 +12,7 @@ from air_hf.analysis.dynamics import MODES, solution_modes
 from air_hf.analysis.statistics import Estimate, estimate
 from air_hf.analysis.study import Study
 from air_hf.files import write_text
-from air_hf.runs.sweep import PAPER as PAPER_ACCURACY
+from air_hf.runs.sweep_table import paper
 
 PAPER = json.loads((files("air_hf.analysis") / "paper.json").read_text(encoding="utf-8"))
 _NAMES = {"H": "z_H", "L": "z_L"}
@@ -83,10 +83,10 @@ def _count(found: Estimate) -> str:
 
 def accuracy_table(study: Study) -> Table:
     """Exact accuracy after the last segment."""
-    paper = PAPER_ACCURACY.get(_family(study), {}).get(study.facts["variant"])
+    scores = paper()["scores"].get(_family(study), {}).get(study.facts["variant"])
     found = study.roles.roles["H"].final("exact")
-    beside = "–" if paper is None else f"{paper[0]}" + ("" if np.isnan(paper[1]) else f" ± {paper[1]}")
-    data = found.to_dict() | {"paper": None if paper is None else paper[0]}
+    beside = "–" if scores is None else " ± ".join(map(str, scores))
+    data = found.to_dict() | {"paper": scores}
     note = (
         "Ours: mean and standard error over puzzles. The paper's: mean and deviation over five trainings, its own size."
     )
@@ -96,7 +96,7 @@ def accuracy_table(study: Study) -> Table:
 
 def roles_table(study: Study) -> Table:
     """What each state commits to and holds back, and how it changes."""
-    paper = PAPER["roles"].get(_family(study), {})
+    theirs = PAPER["roles"].get(_family(study), {})
     shares = ("committed", "held_back")
     counts = ("mask_flips", "content_changes", "fixed", "broken")
     rows, data = [], {}
@@ -106,7 +106,7 @@ def roles_table(study: Study) -> Table:
         found |= {name: roles.total(name) for name in counts}
         shown = [_percent(value) for value in (*(found[name] for name in shares), ever, final)]
         shown += [_count(found[name]) for name in counts]
-        rows.append([_NAMES[level], *shown, paper.get(level, "–")])
+        rows.append([_NAMES[level], *shown, theirs.get(level, "–")])
         found |= {"puzzles_ever_held_back": ever, "final_cell_accuracy": final, "final_exact": roles.final("exact")}
         data[level] = {name: value.to_dict() for name, value in found.items()}
     note = (
@@ -147,12 +147,12 @@ def modes_table(study: Study) -> Table:
 
 def freeze_table(study: Study) -> Table:
     """Content changes and accuracy with one state held at its start."""
-    paper = PAPER["freeze"].get(_family(study), {})
+    published = PAPER["freeze"].get(_family(study), {})
     rows, data = [], {}
     for name, condition in (("none", study.roles), *study.frozen.items()):
         changes = {level: condition.roles[level].total("content_changes") for level in ("L", "H") if level != name}
         exact = condition.roles["H"].final("exact")
-        theirs = paper.get(name, {})
+        theirs = published.get(name, {})
         beside = ", ".join(f"{_NAMES[level]} {theirs[level]:,}" for level in changes if level in theirs) or "–"
         beside_exact = f"{theirs['exact']} %" if theirs else "–"
         shown = ", ".join(f"{_NAMES[level]} {_count(found)}" for level, found in changes.items())
@@ -168,13 +168,13 @@ def freeze_table(study: Study) -> Table:
 
 def contrast_table(study: Study) -> Table:
     """L − H contrasts by layer and class of query."""
-    found, paper = study.contrasts, PAPER["attention"].get(_family(study), {})
+    found, published = study.contrasts, PAPER["attention"].get(_family(study), {})
     rows, data = [], []
     for name in found.names:
         for kind in CLASSES:
             for layer in found.layers:
                 numbers = found.summary(layer, kind, name)
-                theirs = paper.get(f"{name}, {kind}", [])
+                theirs = published.get(f"{name}, {kind}", [])
                 beside = f"{theirs[layer][0]:+.3f} ± {theirs[layer][1]:.3f}" if layer < len(theirs) else "–"
                 data.append({"metric": name, "class": kind, "layer": layer} | numbers)
                 if numbers["mean"] is None:
