@@ -2,11 +2,8 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
-from transformers.utils import cached_file
 
 from air_hf.analysis.attention import DEFAULT_SEGMENTS, Contrasts, attention_contrasts
 from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch_states
@@ -15,6 +12,7 @@ from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
 from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
+from air_hf.hub.loading import find_file
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import puzzle_of
@@ -120,9 +118,9 @@ def _variant(checkpoint: str, revision: str | None, config) -> str:
 def weights_sha256(checkpoint: str, revision: str | None = None) -> str:
     """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
     for name in ("model.safetensors", "model.safetensors.index.json"):
-        path = cached_file(checkpoint, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        path = find_file(checkpoint, name, revision=revision)
         if path is not None:
-            return sha256(Path(path))
+            return sha256(path)
     raise CheckpointError(f"{checkpoint} holds no model.safetensors")
 
 

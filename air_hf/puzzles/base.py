@@ -226,7 +226,7 @@ class Puzzle:
                 va="center",
                 fontsize=100 / max(self.rows, self.columns),
                 fontweight="bold" if given else "normal",
-                color="black" if given else "tab:red" if wrong else "tab:green" if answer is not None else "tab:blue",
+                color="black" if given else "#D55E00" if wrong else "#009E73" if answer is not None else "tab:blue",
                 parse_math=False,
             )
 
