@@ -1,7 +1,4 @@
-"""MkDocs hook: lays the package out as it is installed, for the API pages.
-
-`modeling/` is installed as `air_hf.modeling` (pyproject.toml, package-dir), where a tool that reads sources looks for it.
-"""
+"""MkDocs hooks for the API pages."""
 
 import shutil
 import tomllib
@@ -12,6 +9,7 @@ PACKAGES = ROOT / "build" / "packages"  # of links; mkdocs.yml names it
 
 
 def on_startup(**kwargs) -> None:
+    """Lays the package out as it is installed: `modeling/` is `air_hf.modeling`, where a reader of sources looks."""
     shutil.rmtree(PACKAGES, ignore_errors=True)
     folders = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-dir"]
     for package, folder in sorted(folders.items()):
@@ -19,3 +17,8 @@ def on_startup(**kwargs) -> None:
         place.mkdir(parents=True)
         for entry in (ROOT / folder).iterdir():
             (place / entry.name).symlink_to(entry)
+
+
+def on_page_content(html: str, page, **kwargs) -> str:
+    """A docstring may name what has no place on the site, as it is not public: that stays text."""
+    return html.replace("<autoref ", "<autoref optional ") if page.file.src_uri.startswith("api/") else html
