@@ -35,7 +35,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
     assert "error" not in printed
-    for text in ("40 sudoku-4x4 puzzles", "exact accuracy", "solved", "forgetting z_h"):
+    for text in ("40 sudoku-4x4 puzzles", "exact accuracy", "confidence", "forgetting z_h"):
         assert text in printed
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
 
