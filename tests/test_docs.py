@@ -11,8 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import torch
 import yaml
-from support.documents import ROOT, Command, commands, documents, links
+from huggingface_hub.cli.hf import app as hf
+from support.documents import ROOT, Command, commands, documents, links, python_blocks
 
 from air_hf import cli
 
@@ -66,6 +68,9 @@ def test_commands_take_their_words(command, capsys):
             parse_options(words[1], words[2:])
         elif words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        elif words[:3] == ["hf", "jobs", "run"]:
+            known = {option for entry in hf.commands["jobs"].commands["run"].params for option in entry.opts}
+            assert {word for word in words if word.startswith("--")} <= known
         elif script in SCRIPTS:
             parse_options(SCRIPTS[script], words[words.index(script) + 1 :])
     except SystemExit:
@@ -91,6 +96,19 @@ def test_the_commands_that_are_said_to_run_do(tmp_path, monkeypatch, capsys):
         assert end.value.code in ((0, 1) if words[1] == "solve" else (0,)), capsys.readouterr().err
     assert {path.name for path in (tmp_path / "runs" / "first").iterdir()} >= {"checkpoint", "metrics.jsonl"}
     assert (tmp_path / "solved.csv").read_text().count("\n") == 17  # 16 boards and the header
+    capsys.readouterr()
+    for code in python_blocks(ROOT / "docs" / "index.md"):
+        exec(code, {})
+    # A board; a model of two steps may answer with padding.
+    assert len(capsys.readouterr().out.strip().replace("[PAD]", "0")) == 36
+
+
+def test_the_code_of_the_concepts_runs(make_model):
+    names = {"model": make_model(), "ids": torch.randint(1, 6, (2, 16))}
+    with torch.no_grad():
+        for code in python_blocks(ROOT / "docs" / "concepts.md"):
+            exec(code, names)
+    assert names["rollout"].state.num_segments.tolist() == [8, 8]
 
 
 def anchors(page: Path) -> set[str]:

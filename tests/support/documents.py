@@ -53,6 +53,11 @@ def commands(page: Path) -> Iterator[Command]:
                 yield Command(name, line)
 
 
+def python_blocks(page: Path) -> list[str]:
+    """The Python code of a page, block by block."""
+    return [text for _, _, language, text in _FENCE.findall(page.read_text(encoding="utf-8")) if language == "python"]
+
+
 def links(page: Path) -> Iterator[str]:
     """Targets of the links and pictures of a page, outside code."""
     text = re.sub(r"`[^`\n]+`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
