@@ -8,11 +8,15 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
 # Imported when called, so that `air-hf --help` is quick.
 COMMANDS = {
+    "train": "train a model from a recipe",
+    "evaluate": "score a checkpoint on puzzles",
     "data": "generate, build, publish and inspect data sets",
     "recipes": "list or print the published recipes",
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
+    "calibrate": "choose when a checkpoint stops, on given puzzles",
     "publish": "push a checkpoint to the Hub in one commit",
+    "publish-sweep": "push all checkpoints of a sweep, with one table and a collection",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 
@@ -24,14 +28,14 @@ def main(argv: list[str] | None = None) -> None:
         commands.add_parser(name, help=text, add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(argv[:1]).command
-    module = importlib.import_module(f"air_hf.commands.{name}")
+    module = importlib.import_module(f"air_hf.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     run = module.configure(parser)
     try:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
     except (ValueError, StrictDataclassError, HfHubHTTPError, OSError) as error:
-        print(f"air-hf {name}: error: {error}", file=sys.stderr)
+        print(f"air-hf {name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         status = 2
     sys.exit(status or 0)
 

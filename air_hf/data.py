@@ -4,8 +4,8 @@ Axis letters: N puzzles, B slots of a batch, S cells.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,19 +15,25 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 
 from air_hf.modeling.modeling_air import IGNORE_LABEL
-from air_hf.puzzles import Puzzle, PuzzleError, Symmetries, get_puzzle, infer_puzzle
+from air_hf.puzzles import Puzzle, PuzzleError, Symmetries, complete_options, get_puzzle, infer_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.base import PADDING
 from air_hf.puzzles.reading import (
     BLOCK_ROWS,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
     DataError,
     RowErrors,
     check_boards,
     check_columns,
+    check_puzzle_ids,
     read_csv,
     read_header,
     sample_rows,
 )
+
+# The first row's number and the columns of consecutive rows.
+Rows = tuple[int, dict[str, list]]
 
 
 @dataclass(frozen=True)
@@ -38,23 +44,40 @@ class PuzzleSet:
         puzzle ([`Puzzle`]): their rules.
         questions, answers (uint8 arrays of shape `(N, S)`): symbol ids; 0 in an answer means "no label".
         source (`str`): where they came from, for messages and reports.
+        puzzle_ids (int64 array of shape `(N,)`, *optional*): which row of a model's prefix table each puzzle has, for
+            sets of several tasks; 0 for all if None.
     """
 
     puzzle: Puzzle
     questions: np.ndarray
     answers: np.ndarray
     source: str
+    puzzle_ids: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.puzzle_ids is None:
+            object.__setattr__(self, "puzzle_ids", np.zeros(len(self.questions), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def num_puzzle_ids(self) -> int:
+        """Rows that a prefix table needs for these puzzles; 1 where they carry no ids."""
+        return int(self.puzzle_ids.max(initial=0)) + 1
+
     def sha256(self) -> str:
-        """SHA-256 of the lines `question,answer`, as `air-hf data build` records it for a data set."""
+        """SHA-256 of the lines `question,answer`, as `air-hf data build` records it for a data set.
+
+        Where puzzles carry ids, of the lines `question,answer,puzzle_id`.
+        """
         digest = hashlib.sha256()
         for first in range(0, len(self), BLOCK_ROWS):
             block = slice(first, first + BLOCK_ROWS)
-            questions, answers = (self.puzzle.format_all(boards[block]) for boards in (self.questions, self.answers))
-            digest.update("".join(f"{q},{a}\n" for q, a in zip(questions, answers, strict=True)).encode())
+            columns = [self.puzzle.format_all(boards[block]) for boards in (self.questions, self.answers)]
+            if self.num_puzzle_ids > 1:
+                columns.append(map(str, self.puzzle_ids[block]))
+            digest.update("".join(",".join(row) + "\n" for row in zip(*columns, strict=True)).encode())
         return digest.hexdigest()
 
     def sample(self, count: int, seed: int) -> "PuzzleSet":
@@ -65,21 +88,44 @@ class PuzzleSet:
         """
         rows = sample_rows(len(self), count, seed, self.source)
         source = f"{self.source} ({count} of {len(self)}, seed {seed})"
-        return PuzzleSet(self.puzzle, self.questions[rows], self.answers[rows], source)
+        arrays = {name: getattr(self, name)[rows] for name in ("questions", "answers", "puzzle_ids")}
+        return replace(self, source=source, **arrays)
+
+    def check_model(self, config) -> None:
+        """Checks that a model of this configuration can take these puzzles.
+
+        Raises:
+            DataError: boards of another size, or more symbols or puzzle ids than the model has.
+        """
+        puzzle = self.puzzle
+        if (config.seq_len, config.vocab_size) != (puzzle.num_cells, puzzle.vocab_size):
+            raise DataError(
+                f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
+                f"{self.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
+            )
+        if self.num_puzzle_ids > config.num_puzzle_ids:
+            raise DataError(
+                f"{self.source} has puzzle ids up to {self.num_puzzle_ids - 1}; the model's num_puzzle_ids is "
+                f"{config.num_puzzle_ids}"
+            )
 
 
-def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None = None) -> PuzzleSet:
+def load_puzzles(
+    source, puzzle: str | Puzzle | None = None, split: str | None = None, options: dict[str, str] | None = None
+) -> PuzzleSet:
     """Reads and checks puzzles.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): a CSV file, a folder with `{split}.csv`, or a data set; columns
-            `question` and `answer` as on the Hub, others are ignored.
+            `question` and `answer` as on the Hub, and `puzzle_id` where puzzles carry ids; others are ignored.
         puzzle (`str` or [`Puzzle`], *optional*): what the boards are; read off the first board if None.
         split (`str`, *optional*): which file of a folder.
+        options (`dict[str, str]`, *optional*): of the family that `puzzle` names; what it can read off the data, as the
+            symbols of a grid, may be left out.
 
     Raises:
         DataError: a missing file or column, a wrong encoding, no rows, or a row whose question is malformed or whose
-            answer does not solve it; the message names file and row.
+            answer does not solve it; the message names file and row. Also an unknown puzzle, or options that it lacks.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -88,19 +134,41 @@ def load_puzzles(source, puzzle: str | Puzzle | None = None, split: str | None =
                 raise DataError(f"{path} is a folder; say which of its files, e.g. split='train'")
             path = path / f"{split}.csv"
         name, columns = str(path), read_header(path)
-        blocks = ((block.first, block.columns) for block in read_csv(path))
+
+        def rows() -> Iterator[Rows]:
+            return ((block.first, block.columns) for block in read_csv(path))
+
     elif not isinstance(getattr(source, "column_names", None), list):
         raise DataError(f"{type(source).__name__} is no source of puzzles; expected a path or one split of a data set")
     else:
         info = getattr(source, "info", None)
         name, columns = f"data set {getattr(info, 'dataset_name', None) or 'without a name'}", source.column_names
-        blocks = zip(range(1, len(source) + 1, BLOCK_ROWS), source.iter(BLOCK_ROWS), strict=True)
+        read = source.select_columns([c for c in columns if c in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)])
+
+        def rows() -> Iterator[Rows]:
+            return zip(range(1, len(read) + 1, BLOCK_ROWS), read.iter(BLOCK_ROWS), strict=True)
+
     check_columns(columns, name)
-    return _check_blocks(blocks, get_puzzle(puzzle) if isinstance(puzzle, str) else puzzle, name)
+    if isinstance(puzzle, str):
+        boards = (board for _, block in rows() for column in REQUIRED_COLUMNS for board in block[column])
+        texts = (board for board in boards if isinstance(board, str))
+        try:
+            puzzle = get_puzzle(puzzle, **complete_options(puzzle, options or {}, texts))
+        except PuzzleError as error:
+            raise DataError(f"{name}: {error}") from error
+    elif options:
+        raise DataError(f"options {', '.join(options)} are given, but no name of a puzzle whose options they are")
+    return _check_rows(rows, puzzle, name)
 
 
 def load_published(
-    name: str, config: str | None, split: str, revision: str | None = None, puzzle: str | Puzzle | None = None
+    name: str,
+    config: str | None,
+    split: str,
+    revision: str | None = None,
+    puzzle: str | Puzzle | None = None,
+    options: dict[str, str] | None = None,
+    cache_dir: str | None = None,
 ) -> PuzzleSet:
     """Reads and checks puzzles that `air-hf data publish` put on the Hub, or a folder that `air-hf data build` made.
 
@@ -109,23 +177,23 @@ def load_published(
         config (`str`, *optional*): the configuration, e.g. "1k"; the default one if None.
         split (`str`): "train" or "test".
         revision (`str`, *optional*): branch, tag or commit.
-        puzzle (`str` or [`Puzzle`], *optional*): what the boards are; read off the first board if None.
+        puzzle, options: as [`load_puzzles`] takes them.
+        cache_dir (`str`, *optional*): for what is downloaded.
 
     Raises:
         DataError: no such data set, configuration or split, or a bad row.
     """
     try:
-        rows = datasets.load_dataset(name, config, split=split, revision=revision)
+        rows = datasets.load_dataset(name, config, split=split, revision=revision, cache_dir=cache_dir)
     except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is an OSError
         raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
-    puzzles = load_puzzles(rows, puzzle)
     where = f"{name}, {config or 'default configuration'}, {split}"
-    return PuzzleSet(puzzles.puzzle, puzzles.questions, puzzles.answers, where)
+    return replace(load_puzzles(rows, puzzle, options=options), source=where)
 
 
-def _check_blocks(blocks: Iterable[tuple[int, dict[str, list]]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
-    questions, answers = [], []
-    for first, columns in blocks:
+def _check_rows(rows: Callable[[], Iterable[Rows]], puzzle: Puzzle | None, name: str) -> PuzzleSet:
+    parts = []
+    for first, columns in rows():
         if puzzle is None:
             try:
                 puzzle = infer_puzzle(str(columns["question"][0]))
@@ -136,20 +204,23 @@ def _check_blocks(blocks: Iterable[tuple[int, dict[str, list]]], puzzle: Puzzle 
             return f"{name}, row {first + index}"
 
         question, answer, _ = check_boards(puzzle, columns["question"], columns["answer"], place, RowErrors())
-        questions.append(question)
-        answers.append(answer)
-    if not questions:
+        parts.append((question, answer, check_puzzle_ids(columns.get("puzzle_id"), len(question), place)))
+    if not parts:
         raise DataError(f"{name} holds no puzzles")
-    return PuzzleSet(puzzle, np.concatenate(questions), np.concatenate(answers), name)
+    questions, answers, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return PuzzleSet(puzzle, questions, answers, name, ids)
 
 
-def to_batch(questions: np.ndarray, answers: np.ndarray) -> dict[str, torch.Tensor]:
-    """Model inputs of boards (B, S): `input_ids`, `labels` (padding becomes -100) and `puzzle_ids`, all int64."""
+def to_batch(
+    questions: np.ndarray, answers: np.ndarray, puzzle_ids: np.ndarray | None = None
+) -> dict[str, torch.Tensor]:
+    """Model inputs of boards (B, S): `input_ids`, `labels` (padding becomes -100) and `puzzle_ids` (B,), all int64."""
     labels = torch.from_numpy(answers.astype(np.int64))
+    ids = np.zeros(len(questions), dtype=np.int64) if puzzle_ids is None else puzzle_ids
     return {
         "input_ids": torch.from_numpy(questions.astype(np.int64)),
         "labels": labels.masked_fill(labels == PADDING, IGNORE_LABEL),
-        "puzzle_ids": torch.zeros(len(questions), dtype=torch.long),
+        "puzzle_ids": torch.from_numpy(ids.astype(np.int64)),
     }
 
 
@@ -183,11 +254,12 @@ class PuzzleStream:
         epochs, places = np.divmod(draws, len(self.puzzles))
         rows = np.concatenate([self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
         part = slice(rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size)
-        questions, answers = self.puzzles.questions[rows[part]], self.puzzles.answers[rows[part]]
+        drawn = self.puzzles
+        questions, answers, ids = (a[rows[part]] for a in (drawn.questions, drawn.answers, drawn.puzzle_ids))
         if self.augment:
             symmetries = self._draw_symmetries(rows, np.random.default_rng([self.seed, 1, step]))[part]
             questions, answers = symmetries.apply(questions), symmetries.apply(answers)
-        return to_batch(questions, answers)
+        return to_batch(questions, answers, ids)
 
     def _draw_symmetries(self, rows: np.ndarray, rng: np.random.Generator) -> Symmetries:
         if self._images is None:

@@ -1,15 +1,17 @@
 """Scores of a checkpoint on puzzles: exact and cell accuracy, validity by the rules, halting, accuracy by segment."""
 
 import math
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from air_hf.data import PuzzleSet, to_batch
-from air_hf.metrics import puzzle_accuracy
+from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving
 
 
@@ -30,7 +32,11 @@ class EvaluationResult:
         num_segments: segments run.
         num_parameters: of the model; `num_embedding_parameters` of them in tables.
         puzzle: family and size.
-        data: where the puzzles came from.
+        data: the data set's or the file's name, and which part of it; no path.
+        data_sha256: SHA-256 of the puzzles, see [`PuzzleSet.sha256`]; this and the following where they are known.
+        dataset, dataset_config, dataset_revision: the data set on the Hub, its configuration and commit.
+        split: which split of it, or which file of a folder.
+        whole_split: whether all of that was scored.
         step: training step of the weights, where known.
         ema: decay of the average the weights are, 0 for raw weights, None where unknown.
         precision: dtype of the states.
@@ -50,6 +56,12 @@ class EvaluationResult:
     num_embedding_parameters: int
     puzzle: str
     data: str
+    data_sha256: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_revision: str | None = None
+    split: str | None = None
+    whole_split: bool | None = None
     step: int | None = None
     ema: float | None = None
     precision: str = "float32"
@@ -89,6 +101,8 @@ def evaluate_model(
     step: int | None = None,
     ema: float | None = None,
     accelerator: Accelerator | None = None,
+    origin: dict | None = None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> EvaluationResult:
     """Runs all segments on every puzzle and scores the answers.
 
@@ -101,41 +115,46 @@ def evaluate_model(
         max_segments (`int`, *optional*): segments to run; the model's own number if None.
         step, ema: recorded in the result.
         accelerator (`Accelerator`, *optional*): its processes share the work; every one must call, and gets the result.
+        origin (`dict`, *optional*): fields of the result that say where the puzzles came from, `data` to `whole_split`;
+            without it, `data` is the last part of their `source`.
+        before_batch (`Callable`): called before every batch; what it raises ends the evaluation.
 
     Raises:
-        ValueError: boards of another size than the model's, `max_segments` or `batch_size` below 1.
+        ValueError: puzzles that the model cannot take, `max_segments` or `batch_size` below 1.
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
     if max_segments < 1 or batch_size < 1:
         raise ValueError(f"max_segments ({max_segments}) and batch_size ({batch_size}) must be at least 1")
-    config, puzzle = model.config, puzzles.puzzle
-    if (config.seq_len, config.vocab_size) != (puzzle.num_cells, puzzle.vocab_size):
-        raise ValueError(
-            f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
-            f"{puzzles.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
-        )
+    puzzles.check_model(model.config)
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     batch_size = min(batch_size, len(puzzles))
     rounds = math.ceil(len(puzzles) / (batch_size * processes))  # the last round may run batches that do not count
     parts, precision = [], ""
-    was_training = model.training
-    model.eval()
-    for index in range(rounds):
-        first = (index * processes + rank) * batch_size
-        rows = np.arange(first, first + batch_size) % len(puzzles)
-        batch = to_batch(puzzles.questions[rows], puzzles.answers[rows])
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        with accelerator.autocast() if accelerator else nullcontext():
-            part, precision = _run_segments(model, batch, max_segments)
-        parts.append(
-            [_gather(values, accelerator)[:, : len(puzzles) - index * processes * batch_size] for values in part]
-        )
-    model.train(was_training)
+    with _in_evaluation_mode(model):
+        for index in range(rounds):
+            before_batch()
+            first = (index * processes + rank) * batch_size
+            rows = np.arange(first, first + batch_size) % len(puzzles)
+            batch = to_batch(puzzles.questions[rows], puzzles.answers[rows], puzzles.puzzle_ids[rows])
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            with accelerator.autocast() if accelerator else nullcontext():
+                part, precision = _run_segments(model, batch, max_segments)
+            left = len(puzzles) - index * processes * batch_size
+            parts.append([_gather(values, accelerator)[:, :left] for values in part])
     # (segments, N, S) answers; (segments, N, 1) halting wishes and right-or-not confidences
     answers, wishes, confident = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
     result = _score(model, puzzles, answers, wishes[..., 0], confident[..., 0])
-    result.step, result.ema, result.precision = step, ema, precision
-    return result
+    return replace(result, step=step, ema=ema, precision=precision, **origin or {})
+
+
+@contextmanager
+def _in_evaluation_mode(model: AIRForPuzzleSolving) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _gather(values: torch.Tensor, accelerator: Accelerator | None) -> np.ndarray:
@@ -161,14 +180,14 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
     some = labelled.any(1)  # boards without any label do not count
     right = ((answers == puzzles.answers) | ~labelled).all(-1)[:, some]  # (segments, labelled boards)
     wishes, confident = wishes[:, some], confident[:, some]
-    final = puzzle_accuracy(answers[-1], puzzles.answers)
+    final = score_boards(answers[-1], puzzles.answers)
     last = len(answers) - 1
     halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
     tables = [model.model.embed_tokens, model.model.prefix, model.model.embed_positions]
     return EvaluationResult(
         exact_accuracy=final["exact_accuracy"],
         cell_accuracy=final["cell_accuracy"],
-        copy_accuracy=puzzle_accuracy(puzzles.questions, puzzles.answers)["cell_accuracy"],
+        copy_accuracy=score_boards(puzzles.questions, puzzles.answers)["cell_accuracy"],
         valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
         halting_accuracy=float((confident[-1] == right[-1]).mean()),
         mean_segments=float(halted_at.mean() + 1),
@@ -179,5 +198,10 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_embedding_parameters=sum(table.weight.numel() for table in tables if table is not None),
         puzzle=puzzles.puzzle.name,
-        data=puzzles.source,
+        data=bare_name(puzzles.source),
     )
+
+
+def bare_name(source: str) -> str:
+    """A file's name without its folders: "a/b/test.csv (4 of 9, seed 0)" is "test.csv (4 of 9, seed 0)"."""
+    return re.split(r"[/\\]", source)[-1]

@@ -3,25 +3,27 @@
 Their checkpoints are pickles. PyTorch's restricted unpickler reads tensors from them and nothing else; no code runs.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import warnings
 from pathlib import Path
 
 import torch
 import yaml
+from transformers.initialization import no_init_weights
 
+from air_hf.files import atomic_folder, sha256, write_text
 from air_hf.hub import TRAINING_FACTS, CheckpointError
 from air_hf.hub.model_card import write_model_card
-from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
+from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.modeling.weights_air import check_finite, check_shapes
 from air_hf.puzzles import Puzzle, get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.variants import REFERENCE_NAMES, VARIANTS, variant_config
 
 CONFIG_FILE = "all_config.yaml"  # what the published codes write beside every step file
+_MOST_BRACKETS = 1000  # in it
 
 # The published codes' configuration names and ours. Names mapped to None say how to train, or are handled below.
 _CONFIG_FIELDS = {
@@ -168,19 +170,6 @@ def _model_fields(config_dict: dict, num_layers: int) -> dict:
     return fields
 
 
-def _check_shapes(config: AIRConfig, weights: dict[str, torch.Tensor], variant: str) -> None:
-    """Refuses weights that are not exactly those of a model with this configuration."""
-    with torch.device("meta"):  # a configuration that asks for far too much is refused before memory is
-        expected = AIRForPuzzleSolving(config).state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        ours = tuple(expected[name].shape) if name in expected else None
-        theirs = tuple(weights[name].shape) if name in weights else None
-        if ours != theirs:
-            found = "is missing" if theirs is None else f"has shape {theirs}"
-            wanted = "there is none" if ours is None else ours
-            raise ValueError(f"variant {variant!r}: weight {name} {found} in the checkpoint, {wanted} in our model")
-
-
 def load_reference(
     state_dict: dict[str, torch.Tensor], config_dict: dict, variant: str, puzzle: str | None = None
 ) -> AIRForPuzzleSolving:
@@ -196,13 +185,20 @@ def load_reference(
         [`AIRForPuzzleSolving`] in evaluation mode, in float32.
 
     Raises:
-        ValueError: an unknown variant, configuration name or weight name, or weights that do not fit the
-            configuration.
+        CheckpointError: weights that are missing, unexpected, of another shape or not finite; the message names them.
+        ValueError: an unknown variant, configuration name or weight name.
         huggingface_hub.errors.StrictDataclassError: a configuration value that our configuration refuses.
     """
     weights = rename_weights(state_dict)
     config = variant_config(variant, **_model_fields(config_dict, _num_layers(weights)), puzzle=puzzle)
-    _check_shapes(config, weights, variant)
+    with (
+        torch.device("meta"),
+        no_init_weights(),
+    ):  # a configuration that asks for far too much is refused before memory is
+        expected = AIRForPuzzleSolving(config).state_dict()
+    shapes = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, expected))
+    check_shapes(*shapes, f"the checkpoint, read as {variant!r},")
+    check_finite(weights, "the checkpoint")
     model = AIRForPuzzleSolving(config)
     model.load_state_dict(weights)
     return model.eval()
@@ -244,7 +240,7 @@ def convert_checkpoint(
     rules = None if puzzle is None else get_puzzle(puzzle)
     arch_name, arch = read_arch(path.with_name(CONFIG_FILE) if config is None else config)
     variant = _choose_variant(variant, arch_name, arch)
-    state_dict, sha256 = read_state_dict(path)
+    state_dict, digest = read_state_dict(path)
     model_config = _with_sizes(arch, state_dict, seq_len if rules is None else rules.num_cells)
     if rules is not None and model_config["vocab_size"] != rules.vocab_size:
         raise ValueError(
@@ -253,7 +249,7 @@ def convert_checkpoint(
     model = load_reference(state_dict, model_config, variant, puzzle)
     step = re.fullmatch(r"step_(\d+)", path.name)
     facts = {"step": int(step[1])} if step else {}
-    facts |= {"source_file": path.name, "source_sha256": sha256, "variant": variant}
+    facts |= {"source_file": path.name, "source_sha256": digest, "variant": variant}
     _write_checkpoint(model, rules, facts, output)
     return model
 
@@ -270,13 +266,10 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is no file; expected one that torch.save wrote, e.g. step_26041")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes that are no checkpoint make the reader stumble anywhere
-            raise CheckpointError(f"{path} {_why_unreadable(error)}") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint make the reader stumble anywhere
+        raise CheckpointError(f"{path} {_why_unreadable(error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds {_kind(loaded)}; expected a state dict: tensors by name")
     for name, value in loaded.items():
@@ -285,7 +278,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
                 f"{path}: entry {name!r} is {_kind(value)}; expected nothing but floating-point tensors by name, "
                 "dense and with all their numbers in the file"
             )
-    return {name: value.detach() for name, value in loaded.items()}, sha256
+    return {name: value.detach() for name, value in loaded.items()}, sha256(path)
 
 
 def _is_weight(value) -> bool:
@@ -329,9 +322,12 @@ def read_arch(path: str | Path) -> tuple[str, dict]:
     if not path.is_file():
         raise CheckpointError(f"{path} is no file; expected the published code's {CONFIG_FILE}")
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds
+            raise CheckpointError(f"{path} is nested too deeply to be a published configuration")
+        loaded = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not YAML: {error}") from error
+        raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     arch = loaded.get("arch") if isinstance(loaded, dict) else None
     if not isinstance(arch, dict):
         raise CheckpointError(f"{path} has no mapping named arch; expected the published code's {CONFIG_FILE}")
@@ -389,17 +385,9 @@ def _with_sizes(arch: dict, state_dict: dict[str, torch.Tensor], seq_len: int) -
 
 
 def _write_checkpoint(model: AIRForPuzzleSolving, puzzle: Puzzle | None, facts: dict, output: Path) -> None:
-    """Writes the folder beside its place and renames it."""
-    unfinished = output.with_name(f"{output.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        model.save_pretrained(unfinished)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder)
         if puzzle is not None:
-            build_tokenizer(puzzle).save_pretrained(unfinished)
-        (unfinished / TRAINING_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        write_model_card(unfinished)
-        unfinished.rename(output)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+            build_tokenizer(puzzle).save_pretrained(folder)
+        write_text(folder / TRAINING_FACTS, json.dumps(facts, indent=2) + "\n")
+        write_model_card(folder)

@@ -1,6 +1,6 @@
-"""The field's two data sets as `datasets` builders, from the Hub, from CSV files or from a seed.
+"""Data sets of puzzles as `datasets` builders, from the Hub, from CSV files or from a seed.
 
-    builder = SudokuExtreme("1k", source="csv", path="data/sudoku-hard")
+    builder = builder_of("sudoku")("1k", source="csv", path="data/sudoku-hard")
     builder.download_and_prepare()
     train = builder.as_dataset("train")
 
@@ -23,20 +23,21 @@ import pyarrow as pa
 from huggingface_hub import HfApi, hf_hub_download
 from tqdm import tqdm
 
-from air_hf.dataset_builders.generate import COLUMNS, generate_split, make_generator, write_split
-from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle
+from air_hf.dataset_builders.generate import COLUMNS, SPLITS, generate_split, load_part, make_generator, write_split
+from air_hf.files import sha256
+from air_hf.puzzles import Puzzle, PuzzleError, complete_options, find_family, get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.reading import (
     DataError,
     RowErrors,
     check_boards,
     check_columns,
+    check_puzzle_ids,
     read_csv,
     read_header,
     sample_rows,
 )
 
-SPLITS = ("train", "test")
 _TABLE_ROWS = 10_000
 _SHOWN_ERRORS = 100
 
@@ -50,6 +51,7 @@ class PuzzleDataConfig(datasets.BuilderConfig):
         path (`str`, *optional*): folder of `train.csv` and `test.csv`, for "csv".
         revision (`str`): branch, tag or commit of the Hub's data set; the commit it stands for is recorded.
         puzzle (`str`): family and size of the boards.
+        puzzle_options (`dict[str, str]`): what the family needs besides, less what it can read off the files.
         seed (`int`): of the subset, the images and the generator.
         subsample_size (`int`, *optional*): train puzzles to draw; all of them if None.
         images_per_puzzle (`int`): rows of each train puzzle, itself included; see [`FixedImages`].
@@ -58,12 +60,14 @@ class PuzzleDataConfig(datasets.BuilderConfig):
         check_unique (`bool`): a question without exactly one solution is a bad row.
         num_train, num_test (`int`): puzzles to generate.
         generator (`dict`): options of the family's generator.
+        max_seconds (`float`, *optional*): give up generating after so long.
     """
 
     source: Literal["hub", "csv", "generate"] = "hub"
     path: str | None = None
     revision: str = "main"
     puzzle: str | None = None
+    puzzle_options: dict = field(default_factory=dict)
     seed: int = 0
     subsample_size: int | None = None
     images_per_puzzle: int = 1
@@ -73,6 +77,7 @@ class PuzzleDataConfig(datasets.BuilderConfig):
     num_train: int = 1000
     num_test: int = 1000
     generator: dict = field(default_factory=dict)
+    max_seconds: float | None = None
 
     def check(self) -> None:
         """Refuses what cannot be built.
@@ -87,9 +92,12 @@ class PuzzleDataConfig(datasets.BuilderConfig):
             raise DataError(
                 f"path is {self.path!r} with source {self.source!r}; source csv needs it, the others do not"
             )
-        for name in ("subsample_size", "images_per_puzzle", "num_train", "num_test"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        least = {"subsample_size": 1, "images_per_puzzle": 1, "num_train": 1, "num_test": 1, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < bound:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
+        if self.puzzle is None:
+            raise DataError('puzzle is missing; say what the boards are, e.g. "grid-3x4"')
         if self.generator and self.source != "generate":
             raise DataError(f"generator options {sorted(self.generator)} mean nothing with source {self.source!r}")
 
@@ -123,29 +131,45 @@ class Plan:
 
 
 class PuzzleBuilder(datasets.ArrowBasedBuilder):
-    """What both families share; `facts` records how the data came about, once they are planned."""
+    """A family's data sets; `facts` records how the data came about, once they are planned.
+
+    This class builds any family from CSV files; one of a family's own says where else its puzzles come from.
+    """
 
     BUILDER_CONFIG_CLASS = PuzzleDataConfig
-    HUB_REPO: ClassVar[str]
-    CITATION: ClassVar[str]
-    DESCRIPTION: ClassVar[str]
-    PUBLISHED_RATING: ClassVar[str]  # what `rating` counts in the Hub's files, and in ours
-    GENERATED_RATING: ClassVar[str]
-    LIMITS: ClassVar[str]
+    BUILDER_CONFIGS: ClassVar = [PuzzleDataConfig("full", description="every puzzle")]
+    FAMILY: ClassVar[str | None] = None  # any, if None
+    HUB_REPO: ClassVar[str | None] = None
+    DESCRIPTION: ClassVar[str] = ""  # of what the Hub has
+    PUBLISHED_RATING: ClassVar[str] = ""  # what `rating` counts there
+    CITATION: ClassVar[str] = ""
 
-    def __init__(self, config_name: str | None = None, **kwargs):
-        super().__init__(config_name=config_name, dataset_name=type(self).__name__, **kwargs)
+    def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **kwargs):
+        self._given_cache_dir = cache_dir
+        super().__init__(config_name=config_name, cache_dir=cache_dir, dataset_name=type(self).__name__, **kwargs)
+
+    def measure(self, questions: np.ndarray) -> dict[str, np.ndarray]:
+        """What the card shows the distribution of, besides the rating: name to numbers (N,) of questions (N, S)."""
+        return {}
+
+    def limits(self) -> str:
+        """What the card says that these puzzles are not good for."""
+        return "Sets of different symmetry classes are told apart by hashes, which never miss two puzzles of one class."
 
     def _create_builder_config(self, *args, **kwargs):
         config, config_id = super()._create_builder_config(*args, **kwargs)
         config.check()
+        family = get_puzzle(config.puzzle, **self._puzzle_options(config)).family
+        if self.FAMILY not in (None, family):
+            raise DataError(f"puzzle is {config.puzzle}, but {type(self).__name__} holds {self.FAMILY} puzzles")
+        if config.source == "hub" and self.HUB_REPO is None:
+            raise DataError(f"no {family} puzzles are known on the Hub; expected source csv or generate")
         if config.source == "csv":  # a changed file is another data set, not a cached one
             config_id += f"-{_digest(json.dumps([_file_facts(path) for path in self._local_files(config)]))[:16]}"
         return config, config_id
 
     def _info(self) -> datasets.DatasetInfo:
-        cells = self.puzzle.num_cells
-        tokens = datasets.Sequence(datasets.Value("uint8"), length=cells)
+        tokens = datasets.Sequence(datasets.Value("uint8"), length=self.puzzle.num_cells)
         features = {
             "source": datasets.Value("string"),
             "question": datasets.Value("string"),
@@ -154,16 +178,35 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
             "input_ids": tokens,
             "labels": tokens,
         }
+        if self._has_ids:
+            features["puzzle_id"] = datasets.Value("int32")
+        published = self.config.source == "hub"
         return datasets.DatasetInfo(
-            description=self.DESCRIPTION,
+            description=self.DESCRIPTION if published else self.puzzle.description,
             features=datasets.Features(features),
-            citation=self.CITATION,
-            homepage=f"https://huggingface.co/datasets/{self.HUB_REPO}",
+            citation=self.CITATION if published else "",
+            homepage=f"https://huggingface.co/datasets/{self.HUB_REPO}" if published else "",
         )
 
-    @property
+    @functools.cached_property
     def puzzle(self) -> Puzzle:
-        return get_puzzle(self.config.puzzle)
+        return get_puzzle(self.config.puzzle, **self._puzzle_options(self.config))
+
+    def _puzzle_options(self, config: PuzzleDataConfig) -> dict[str, str]:
+        """The options of the configuration and what the family reads off local files."""
+        return complete_options(config.puzzle, config.puzzle_options, self._local_boards(config))
+
+    def _local_boards(self, config: PuzzleDataConfig) -> Iterator[str]:
+        for path in self._local_files(config) if config.source == "csv" else ():
+            check_columns(read_header(path), str(path))
+            for block in read_csv(path):
+                yield from (text for name in ("question", "answer") for text in block.columns[name] if text)
+
+    @functools.cached_property
+    def _has_ids(self) -> bool:
+        """Whether the puzzles carry a `puzzle_id`, which only local files do."""
+        files = self._local_files(self.config) if self.config.source == "csv" else ()
+        return any("puzzle_id" in read_header(path) for path in files)
 
     @staticmethod
     def _local_files(config: PuzzleDataConfig) -> list[Path]:
@@ -179,16 +222,18 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         elif config.source == "hub":
             commit = HfApi(token=self.token).dataset_info(self.HUB_REPO, revision=config.revision).sha
             files = [
-                Path(hf_hub_download(self.HUB_REPO, f"{split}.csv", repo_type="dataset", revision=commit))
+                Path(hf_hub_download(self.HUB_REPO, f"{split}.csv", repo_type="dataset", revision=commit,
+                                     cache_dir=self._given_cache_dir))
                 for split in SPLITS
-            ]
+            ]  # fmt: skip
             facts = {"kind": "hub", "repository": self.HUB_REPO, "revision": commit}
         else:
             facts = {"kind": "generate", "puzzle": config.puzzle, "seed": config.seed, "options": config.generator}
             counts = {"num_train": config.num_train, "num_test": config.num_test}
             folder = Path(self._cache_dir_root) / "air-hf-generated" / _digest(json.dumps(facts | counts))[:16]
             if not folder.is_dir():
-                split = generate_split(self.puzzle, **counts, seed=config.seed, **config.generator)
+                asked = counts | config.generator | {"seed": config.seed, "max_seconds": config.max_seconds}
+                split = generate_split(self.puzzle, **asked)
                 write_split(folder, self.puzzle, split, config.seed, config.generator)
             files = [folder / f"{split}.csv" for split in SPLITS]
         files = dict(zip(SPLITS, files, strict=True))
@@ -204,7 +249,7 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         return {split: self._plan(split, path) for split, path in self._source[0].items()}
 
     def _plan(self, split: str, path: Path) -> Plan:
-        config, generator = self.config, make_generator(self.puzzle)
+        config, generator = self.config, make_generator(self.puzzle) if self.config.check_unique else None
         check_columns(read_header(path), str(path), exactly=COLUMNS)
         errors = RowErrors(skip=config.on_error == "skip")
         starts, good, ratings = [], [], []
@@ -220,11 +265,12 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
                 for index in np.flatnonzero(fine):
                     try:
                         rating[index] = _parse_rating(columns["rating"][index])
-                        if config.check_unique and (count := generator.count_solutions(questions[index])) != 1:
+                        if generator and (count := generator.count_solutions(questions[index])) != 1:
                             raise PuzzleError(f"the question has {'more than one' if count else 'no'} solution")
                     except PuzzleError as error:
                         errors.add(f"{place(index)}: {error}", error)
                         fine[index] = False
+                check_puzzle_ids(columns.get("puzzle_id"), len(block), place)
                 starts.append((block.first, block.offset))
                 good.append((block.first - 1 + np.flatnonzero(fine)).astype(np.int32))
                 ratings.append(rating[fine])
@@ -250,9 +296,8 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         bounds = np.searchsorted(rows, [first - 1 for first, _ in starts[1:]])
         kept = [(start, part) for start, part in zip(starts, np.split(rows, bounds), strict=True) if len(part)]
         images = config.images_per_puzzle if training else 1
-        return Plan(
-            path, [start for start, _ in kept], [part for _, part in kept], rating, available, images, errors.messages
-        )
+        skipped = [message.replace(str(path), path.name) for message in errors.messages]  # these are published
+        return Plan(path, [start for start, _ in kept], [part for _, part in kept], rating, available, images, skipped)
 
     def split_sizes(self) -> dict[str, int]:
         """Rows of every split, before it is built."""
@@ -278,6 +323,7 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         return {
             "config": config.name,
             "puzzle": self.puzzle.name,
+            "puzzle_options": self.puzzle.options,
             "source": self._source[1],
             "seed": config.seed,
             "min_difficulty": config.min_difficulty,
@@ -319,62 +365,10 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
             "input_ids": pa.FixedSizeListArray.from_arrays(question.reshape(-1), puzzle.num_cells),
             "labels": pa.FixedSizeListArray.from_arrays(answer.reshape(-1), puzzle.num_cells),
         }
+        if self._has_ids:
+            ids = [columns["puzzle_id"][i] for i in places] if "puzzle_id" in columns else None
+            arrays["puzzle_id"] = check_puzzle_ids(ids, len(places), str).repeat(count)
         return pa.table(arrays).cast(self.info.features.arrow_schema)
-
-
-class SudokuExtreme(PuzzleBuilder):
-    """Sudoku-Extreme: 3,831,994 train and 422,786 test puzzles on the Hub; the field trains on 1,000 of them."""
-
-    HUB_REPO = "sapientinc/sudoku-extreme"
-    DESCRIPTION = "9x9 Sudoku puzzles with one solution, most of them far too hard for reasoning without search."
-    PUBLISHED_RATING = "backtracks of the tdoku solver"
-    GENERATED_RATING = "dead ends of a search that fills singles, then guesses in a cell with the fewest candidates"
-    LIMITS = (
-        "The hard puzzles of the published files come from collections of the Sudoku community and are not a random "
-        "sample; generated ones are minimal puzzles of random grids, which are far easier. Ratings of two solvers "
-        "cannot be compared. Colour refinement tells symmetry classes apart; it never misses two puzzles of one class."
-    )
-    BUILDER_CONFIGS: ClassVar = [
-        PuzzleDataConfig("full", puzzle="sudoku-9x9", description="every puzzle"),
-        PuzzleDataConfig("1k", puzzle="sudoku-9x9", subsample_size=1000, description="1,000 train puzzles"),
-        PuzzleDataConfig(
-            "1k-aug-1000",
-            puzzle="sudoku-9x9",
-            subsample_size=1000,
-            images_per_puzzle=1001,
-            description="1,000 train puzzles, each with 1,000 images under the symmetries of Sudoku",
-        ),
-    ]
-    CITATION = """@article{wang2025hierarchical,
-  title = {Hierarchical Reasoning Model},
-  author = {Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and Lu, Meng and Song, Sen and Yadkori, Yasin Abbasi},
-  journal = {arXiv preprint arXiv:2506.21734},
-  year = {2025}
-}"""  # noqa: E501
-
-
-class MazeHard(PuzzleBuilder):
-    """Maze-Hard: 1,000 train and 1,000 test mazes of 30x30 cells with a shortest path of at least 110 cells."""
-
-    HUB_REPO = "sapientinc/maze-30x30-hard-1k"
-    DESCRIPTION = "Mazes of random walls; the answer marks a shortest path (in Maze-Hard, of at least 110 cells)."
-    PUBLISHED_RATING = "steps of a shortest path"
-    GENERATED_RATING = PUBLISHED_RATING
-    LIMITS = (
-        "Most mazes have several shortest paths, of which the answer marks one: a solver may be right by the rules "
-        "and still differ from the label."
-    )
-    BUILDER_CONFIGS: ClassVar = [
-        PuzzleDataConfig("1k", puzzle="maze-30x30", subsample_size=1000, description="1,000 train mazes"),
-        PuzzleDataConfig(
-            "1k-aug-8",
-            puzzle="maze-30x30",
-            subsample_size=1000,
-            images_per_puzzle=8,
-            description="1,000 train mazes, each in its 8 orientations",
-        ),
-    ]
-    CITATION = SudokuExtreme.CITATION
 
 
 def _parse_rating(text: str | None) -> float:
@@ -387,6 +381,16 @@ def _parse_rating(text: str | None) -> float:
     return rating
 
 
+def builder_of(family: str) -> type[PuzzleBuilder]:
+    """The builder of a puzzle family.
+
+    Raises:
+        PuzzleError: an unknown family, or its builder cannot be imported.
+    """
+    puzzle = find_family(family)
+    return load_part(puzzle, puzzle.data_builder) if puzzle.data_builder else PuzzleBuilder
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -397,7 +401,6 @@ def _file_facts(path: Path) -> dict:
     Raises:
         DataError: there is none.
     """
-    if not path.is_file():
+    if "\0" in str(path) or not path.is_file():
         raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(COLUMNS)}")
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from air_hf.dataset_builders.builders import PuzzleBuilder
+from air_hf.dataset_builders.generate import make_generator
+from air_hf.files import write_text
 from air_hf.puzzles.reading import DataError
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+PICTURE = "images/difficulty.png"
 _TEXT = """---
 {metadata}
 ---
@@ -18,16 +22,18 @@ _TEXT = """---
 
 {description}
 
+```text
+{example}
+```
+
 ```python
 from datasets import load_dataset
 
-puzzles = load_dataset("{repository}", "{config}", split="train")
+puzzles = load_dataset("{name}", "{config}", split="train")
 print(puzzles[0]["question"], puzzles[0]["answer"])
 ```
 
-`{repository}` stands for the name of this repository. Train on it with
-[air-hf](https://arxiv.org/abs/2605.17811): `accelerate launch examples/train.py --dataset {repository} --dataset_config
-{config}`.
+Train on it with air-hf: `air-hf train --config RECIPE.yaml --dataset {name} --dataset_config {config}`.
 
 ## Configurations
 
@@ -35,46 +41,50 @@ print(puzzles[0]["question"], puzzles[0]["answer"])
 | --- | --- | --- | --- | --- | --- |
 {table}
 
-The SHA-256 is that of the lines `question,answer`, in order. Which rows of the source file a subset holds, and the
-checksums of all files, are in `provenance.json`.
+The SHA-256 is that of the lines `question,answer`, in order (`question,answer,puzzle_id` where puzzles have ids). Which
+rows of the source file a subset holds, and the checksums of all files, are in `provenance.json`.
 
 ## Fields
 
 - `source` (string): where the puzzle comes from.
-- `question`, `answer` (string of {cells} symbols): the board row by row, {rows} rows of {columns}.
-- `rating` (float): difficulty; {rating}.
+- `question`, `answer` (string of {cells} symbols): the board row by row, {rows} rows of {columns}; {help}.
+- `rating` (float): {rating}.
 - `input_ids`, `labels` ({cells} integers each): the same boards as ids. Id 0 is padding (in labels: no label);
   the ids from 1 on are `{symbols}`.
-
+{ids}
 ## How it was made
 
 {made}
 
-Every answer was checked against its question by the rules of the puzzle. {unique} Whole symmetry classes:
-{classes} of the test puzzles have an image among the train puzzles.
+Every answer was checked against its question by the rules of the puzzle. {unique}
+{classes} of the test puzzles have an image under the puzzle's symmetries among the train puzzles.
 
-## Difficulty
+## Distributions
 
-![Histogram of the rating of train and test puzzles](images/difficulty.png)
+![Histogram of the rating of train and test puzzles]({picture})
 
-| split | {quantiles} |
-| --- | {rules} |
-{difficulty}
+What so many percent of the puzzles of `{config}`, images left out, do not exceed:
+
+| | split | {quantiles} |
+| --- | --- | {rules} |
+{distributions}
 
 ## Known limits
 
 {limits}
-
+{citation}"""
+_CITATION = """
 ## Citation
 
 ```bibtex
-{citation}
+{}
 ```
 """
+_WIDEST = 40  # symbols of a board that has another one beside it
 _QUANTILES = (0, 10, 50, 90, 99, 100)
 
 
-def draw_difficulty(path: Path, builder: PuzzleBuilder) -> None:
+def draw_difficulty(path: Path, builder: PuzzleBuilder, title: str) -> None:
     """Writes a PNG: how the ratings of a configuration's train and test puzzles are distributed.
 
     Raises:
@@ -96,22 +106,83 @@ def draw_difficulty(path: Path, builder: PuzzleBuilder) -> None:
         axes.hist(plan.ratings, edges, weights=weights, histtype="step", label=f"{split} ({len(plan.ratings):,})")
     if spread:
         axes.set_xscale("symlog", linthresh=1)
-    axes.set(xlabel="rating", ylabel="% of the puzzles", title=f"{type(builder).__name__}, {builder.config.name}")
+    axes.set(xlabel="rating", ylabel="% of the puzzles", title=f"{title}, {builder.config.name}")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
-def write_card(path: Path, builders: list[PuzzleBuilder], facts: dict[str, dict], license: str) -> None:
-    """Writes README.md: metadata that `load_dataset` and the Hub read, and what a person wants to know."""
+def write_card(
+    folder: Path,
+    name: str,
+    builders: list[PuzzleBuilder],
+    facts: dict[str, dict],
+    questions: dict[str, np.ndarray],
+    license: str,
+) -> str:
+    """Writes README.md: metadata that `load_dataset` and the Hub read, and what a person wants to know.
+
+    Args:
+        folder (`Path`): of the data set.
+        name (`str`): what loads it: the folder's name, where somebody stands beside it.
+        builders, facts: what was built, and how; the first configuration is the default one.
+        questions (`dict`): of the first configuration, for each split (N, S), images left out.
+        license (`str`): of the puzzles.
+
+    Returns:
+        the data set's title.
+    """
     first = builders[0]
-    puzzle, family = first.puzzle, type(first).__name__
+    puzzle, title = first.puzzle, _title(first)
+    text = _TEXT.format(
+        metadata=_metadata(builders, facts, license, title),
+        title=title,
+        name=name,
+        description=first.info.description,
+        example=_draw_example(first, facts[first.config.name], folder),
+        config=first.config.name,
+        table="\n".join(
+            f"| `{config}` | {split} | {info['num_rows']:,} | {info['puzzles']:,} | {info['images_per_puzzle']:,} "
+            f"| `{info['sha256']}` |"
+            for config, fact in facts.items()
+            for split, info in fact["splits"].items()
+        ),
+        cells=puzzle.num_cells,
+        rows=puzzle.rows,
+        columns=puzzle.columns,
+        help=puzzle.symbols_help,
+        rating=_rating_means(first),
+        symbols=puzzle.symbols,
+        ids="- `puzzle_id` (integer): which task a puzzle is of.\n" if "puzzle_id" in first.info.features else "",
+        made=_how_made(first, facts),
+        unique=_uniqueness(builders),
+        classes=f"{max(fact['test_puzzles_with_a_class_in_train'] for fact in facts.values()):,}",
+        picture=PICTURE,
+        quantiles=" | ".join(f"{q} %" for q in _QUANTILES),
+        rules=" | ".join("---" for _ in _QUANTILES),
+        distributions=_distributions(first, questions),
+        limits=first.limits(),
+        citation=_CITATION.format(first.info.citation) if first.info.citation else "",
+    )
+    write_text(folder / "README.md", text)
+    DatasetCard.load(folder / "README.md")  # the metadata can be read back
+    return title
+
+
+def _title(builder: PuzzleBuilder) -> str:
+    if builder.config.source == "hub":
+        return type(builder).__name__
+    made = {"generate": "generated", "csv": "from CSV files"}[builder.config.source]
+    return f"{builder.puzzle.family.capitalize()} {builder.puzzle.rows}x{builder.puzzle.columns}, {made}"
+
+
+def _metadata(builders: list[PuzzleBuilder], facts: dict[str, dict], license: str, title: str) -> str:
     total = sum(split["num_rows"] for config in facts.values() for split in config["splits"].values())
     data = DatasetCardData(
         license=license,
-        pretty_name=family,
+        pretty_name=title,
         task_categories=["other"],
-        tags=[puzzle.family, "puzzle", "reasoning", "air-hf"],
+        tags=[builders[0].puzzle.family, "puzzle", "reasoning", "air-hf"],
         size_categories=[next((name for limit, name in _SIZES if total < limit), "10M<n<100M")],
     )
     DatasetInfosDict({builder.config.name: builder.info for builder in builders}).to_dataset_card_data(data)
@@ -122,52 +193,48 @@ def write_card(path: Path, builders: list[PuzzleBuilder], facts: dict[str, dict]
                 {"split": split, "path": f"data/{builder.config.name}/{split}-*"} for split in builder.plans
             ],
         }
-        | ({"default": True} if builder is first else {})
+        | ({"default": True} if builder is builders[0] else {})
         for builder in builders
     ]
-    table = [
-        f"| `{config}` | {split} | {info['num_rows']:,} | {info['puzzles']:,} | {info['images_per_puzzle']:,} "
-        f"| `{info['sha256']}` |"
-        for config, fact in facts.items()
-        for split, info in fact["splits"].items()
-    ]
-    difficulty = [
-        f"| {split} | " + " | ".join(f"{value:g}" for value in np.percentile(plan.ratings, _QUANTILES)) + " |"
-        for split, plan in first.plans.items()
-    ]
-    text = _TEXT.format(
-        metadata=data.to_yaml(),
-        title=family,
-        description=first.DESCRIPTION,
-        repository=f"ORG/{family}",
-        config=first.config.name,
-        table="\n".join(table),
-        cells=puzzle.num_cells,
-        rows=puzzle.rows,
-        columns=puzzle.columns,
-        rating=_rating_means(first),
-        symbols=puzzle.symbols,
-        made=_how_made(first, facts),
-        unique=(
-            "Every question was shown to have exactly one solution."
-            if all(builder.config.check_unique for builder in builders)
-            else "That a question has only one solution was not checked."
-        ),
-        classes=f"{max(fact['test_puzzles_with_a_class_in_train'] for fact in facts.values()):,}",
-        quantiles=" | ".join(f"{q} %" for q in _QUANTILES),
-        rules=" | ".join("---" for _ in _QUANTILES),
-        difficulty="\n".join(difficulty),
-        limits=first.LIMITS,
-        citation=first.CITATION,
+    return data.to_yaml()
+
+
+def _draw_example(builder: PuzzleBuilder, facts: dict, folder: Path) -> str:
+    """The first test puzzle and its answer."""
+    file = next(iter(facts["splits"]["test"]["files"]))
+    row = next(pq.ParquetFile(folder / file).iter_batches(1, columns=["question", "answer"]))
+    puzzle = builder.puzzle
+    question, answer = (puzzle.parse(column[0].as_py()) for column in row.columns)
+    drawn = [puzzle.draw_text(board, question) for board in (question, answer)]
+    wide = len(drawn[0][0]) > _WIDEST
+    return "\n".join([*drawn[0], "", *drawn[1]] if wide else map("      ".join, zip(*drawn, strict=True)))
+
+
+def _distributions(builder: PuzzleBuilder, questions: dict[str, np.ndarray]) -> str:
+    rows = [("rating", split, plan.ratings) for split, plan in builder.plans.items()]
+    for split, boards in questions.items():
+        rows += [(name, split, values) for name, values in builder.measure(boards).items()]
+    return "\n".join(
+        f"| {name} | {split} | " + " | ".join(f"{value:.4g}" for value in np.percentile(values, _QUANTILES)) + " |"
+        for name, split, values in sorted(rows, key=lambda row: row[0] != "rating")
     )
-    path.write_text(text, encoding="utf-8")
-    DatasetCard.load(path)  # the metadata can be read back
+
+
+def _uniqueness(builders: list[PuzzleBuilder]) -> str:
+    config = builders[0].config
+    if all(builder.config.check_unique for builder in builders):
+        return "Every question was shown to have exactly one solution."
+    if config.source == "generate" and make_generator(builders[0].puzzle, **config.generator).unique:
+        return "Every question has exactly one solution: the generator draws no others."
+    return "That a question has only one solution was not checked."
 
 
 def _rating_means(builder: PuzzleBuilder) -> str:
-    if builder.config.source == "generate":
-        return builder.GENERATED_RATING
-    return builder.PUBLISHED_RATING
+    return {
+        "hub": builder.PUBLISHED_RATING,
+        "generate": builder.config.source == "generate" and make_generator(builder.puzzle).rating,
+        "csv": "as the CSV files have it, which do not say what it counts",
+    }[builder.config.source]
 
 
 def _how_made(first: PuzzleBuilder, facts: dict[str, dict]) -> str:

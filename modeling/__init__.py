@@ -1,4 +1,4 @@
-"""The files that travel to the Hub with every checkpoint: configuration, model and pipeline, nothing else."""
+"""The files that travel to the Hub with every checkpoint: configuration, model, solving, pipeline; nothing else."""
 
 from .configuration_air import AIRConfig, AIRUpdate
 from .modeling_air import (
@@ -8,10 +8,11 @@ from .modeling_air import (
     AIRModel,
     AIRPuzzleSolvingOutput,
     AIRRollout,
-    AIRSolution,
     AIRState,
 )
 from .pipeline_air import PuzzleSolvingPipeline
+from .solving_air import AIRSolution, SolveConfig
+from .weights_air import CheckpointError
 
 __all__ = [
     "AIRConfig",
@@ -24,5 +25,7 @@ __all__ = [
     "AIRSolution",
     "AIRState",
     "AIRUpdate",
+    "CheckpointError",
     "PuzzleSolvingPipeline",
+    "SolveConfig",
 ]

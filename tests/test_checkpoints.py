@@ -13,6 +13,7 @@ from support.training import WITHOUT_AIR_HF
 from transformers import AutoModel, AutoTokenizer
 
 from air_hf import AIRForPuzzleSolving
+from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS
@@ -132,7 +133,7 @@ def test_boards_that_do_not_fit_say_so(make_model, tmp_path):
 
 def test_weights_of_another_size_say_so(make_model, tmp_path):
     folder = save(make_model(), tmp_path / "checkpoint")
-    with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
+    with pytest.raises(CheckpointError, match=r"of another shape: lm_head.weight \(6, 32\), not \(11, 32\)"):
         AIRForPuzzleSolving.from_pretrained(folder, vocab_size=11)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from support.training import make_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from air_hf.data import load_puzzles
 from air_hf.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,8 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
     output, done = trained
     assert {path.name for path in (output / "checkpoint").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "configuration_air.py",
-        "modeling_air.py", "pipeline_air.py", "evaluation.json", "training.json", "training_state", "README.md",
+        "modeling_air.py", "pipeline_air.py", "rules_air.py", "solving_air.py", "weights_air.py",
+        "evaluation.json", "training.json", "training_state", "README.md",
         "images",
     }  # fmt: skip
     assert {path.name for path in output.iterdir()} == {
@@ -112,6 +114,26 @@ def test_checkpoint_loads_in_a_fresh_process_with_and_without_the_package(traine
     assert ours[0] == "air_hf"
     assert remote[0] == "transformers_modules"
     assert ours[1:] == remote[1:] == ["16", ours[2]]
+
+
+def test_what_is_recorded_of_the_scores(trained, data, tmp_path):
+    """The name of the file and its SHA-256, no path, and whether it was scored whole."""
+    checkpoint = trained[0] / "checkpoint"
+    scores, facts = (json.loads((checkpoint / name).read_text()) for name in ("evaluation.json", "training.json"))
+    puzzles = load_puzzles(data, split="test")
+    expected = {"data": "test.csv", "data_sha256": puzzles.sha256(), "dataset": None, "dataset_config": None,
+                "dataset_revision": None, "split": "test", "whole_split": True}  # fmt: skip
+    assert {name: scores[name] for name in expected} == expected
+    assert facts["data"]["test"]["sha256"] == puzzles.sha256()
+    assert facts["data"]["train"]["name"] == "train.csv"
+    public = (checkpoint / "evaluation.json").read_text() + (checkpoint / "training.json").read_text()
+    assert str(data) not in public
+    assert str(trained[0]) not in public
+    run(sys.executable, "-m", "air_hf", "evaluate", "--checkpoint", checkpoint, "--data", data, "--limit", 8,
+        "--output", tmp_path / "new" / "scores.json")  # fmt: skip
+    part = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert (part["data"], part["whole_split"], part["num_puzzles"]) == ("test.csv (8 of 20, seed 0)", False, 8)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["scores.json"]
 
 
 def test_a_run_is_not_overwritten(trained, data):
@@ -184,12 +206,14 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
         (["--train_limit", "1000"], "a subset of 1000 puzzles was asked for; there are 60"),
         (["--attention", "flash_attention_2"], "FlashAttention2"),
         (["--resume_from", "nowhere"], "nowhere/training_state/state.json does not exist"),
+        (["--seed", "-1"], "seed is -1; it must not be negative"),
+        (["--init_from", "nowhere/at/all"], "checkpoint folder nowhere/at/all does not exist"),
     ],
 )
 def test_train_refuses(words, message, data, tmp_path):
     done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data",
                data, "--output_dir", tmp_path / "run", *TINY, *words, check=False)  # fmt: skip
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -208,6 +232,6 @@ def test_evaluate_refuses(checkpoint, puzzles, message, trained, data, tmp_path)
     checkpoint = checkpoint or trained[0] / "checkpoint"
     source = data if puzzles is None else tmp_path / puzzles
     done = run(sys.executable, "examples/evaluate.py", "--checkpoint", checkpoint, "--data", source, check=False)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """Reading puzzles, refusing broken rows by file and row, tokenizers, and the training stream."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles, to_batch
 from air_hf.dataset_builders.generate import make_generator, write_csv
+from air_hf.evaluation import evaluate_model
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 
@@ -78,6 +80,13 @@ def test_byte_order_mark_and_crlf(tmp_path):
         (HEADER + "x,SoG######,SoG######,0\n", "row 1, question: .*already marks a path, in row 1, column 2"),
         ((HEADER + GOOD).encode("utf-16"), "not UTF-8 text .* save the file as UTF-8"),
         (HEADER + 'x,"1..', r"row 1: not CSV"),
+        (HEADER + "x,1234567890,1234567890,0\n", "10 symbols on 1 lines is neither square"),
+        (HEADER + f"x,{'.' * 25},{'.' * 25},0\n", r"no family of puzzles has boards of 5x5 .* is \"grid-5x5\""),
+        (HEADER + 'x,"1...\n....\n.....\n...",1234341221434321,0\n', r"row 1, question: .*lines of 4, 4, 5, 3 symbols"),
+        (HEADER + GOOD.replace(".,", "\0,"), r"row 1, question: .*unknown symbol '\\x00'"),
+        ("question,answer,puzzle_id\n1...............,1234341221434321,-1\n", "row 1, puzzle_id: it is '-1'; expected"),
+        ("question,answer,puzzle_id\n1...............,1234341221434321,٣\n", "row 1, puzzle_id: it is '٣'; expected"),
+        ("question,answer,puzzle_id\n1...............,1234341221434321\n", "row 1, puzzle_id: it is None; expected"),
     ],
 )
 def test_broken_files_name_file_and_row(tmp_path, content, message):
@@ -88,7 +97,50 @@ def test_broken_files_name_file_and_row(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("ends", ["\r", "\r\n", "\n"])
+def test_every_line_end_counts_and_no_row_is_lost(tmp_path, ends):
+    """A carriage return alone, too, also where only the header has it, and inside of a quoted board."""
+    row = '"1...{0}....{0}....{0}....",1234341221434321\n'
+    path = tmp_path / "train.csv"
+    path.write_bytes(f"question,answer{ends}{row.format(ends)}{row.format(ends)}".encode())
+    assert len(load_puzzles(path)) == 2
+    path.write_bytes(f"question,answer\n{row}{row}".replace("{0}", "\n").replace("\n", ends).encode())
+    assert len(load_puzzles(path)) == 2
+
+
+def test_puzzle_ids_from_file_to_batch(tmp_path, puzzle_set, make_model):
+    rows = [f"{puzzle_set.puzzle.format(q)},{puzzle_set.puzzle.format(a)},{i % 3}\n"
+            for i, (q, a) in enumerate(zip(puzzle_set.questions, puzzle_set.answers, strict=True))]  # fmt: skip
+    (tmp_path / "train.csv").write_text("question,answer,puzzle_id\n" + "".join(rows))
+    loaded = load_puzzles(tmp_path, split="train")
+    assert loaded.puzzle_ids.dtype == np.int64
+    assert loaded.puzzle_ids.tolist() == [i % 3 for i in range(50)]
+    assert (loaded.num_puzzle_ids, puzzle_set.num_puzzle_ids) == (3, 1)
+    assert loaded.sha256() == hashlib.sha256("".join(rows).encode()).hexdigest()
+    assert puzzle_set.sha256() == hashlib.sha256("".join(row[:-3] + "\n" for row in rows).encode()).hexdigest()
+    assert (
+        load_puzzles(datasets.Dataset.from_list(to_records(loaded))).puzzle_ids.tolist() == loaded.puzzle_ids.tolist()
+    )
+    ids = {board.tobytes(): i for board, i in zip(loaded.questions, loaded.puzzle_ids, strict=True)}
+    batch = PuzzleStream(loaded, 20, seed=0, augment=False).batch(3)
+    assert batch["puzzle_ids"].tolist() == [ids[b.astype(np.uint8).tobytes()] for b in batch["input_ids"].numpy()]
+    assert loaded.sample(10, 0).puzzle_ids.tolist() == [ids[b.tobytes()] for b in loaded.sample(10, 0).questions]
+    with pytest.raises(DataError, match=r"train\.csv has puzzle ids up to 2; the model's num_puzzle_ids is 1"):
+        evaluate_model(make_model(), loaded)
+    assert evaluate_model(make_model(num_puzzle_ids=3), loaded).num_puzzles == 50
+
+
+def to_records(puzzles: PuzzleSet) -> list[dict]:
+    columns = zip(puzzles.questions, puzzles.answers, puzzles.puzzle_ids, strict=True)
+    return [
+        {"question": puzzles.puzzle.format(q), "answer": puzzles.puzzle.format(a), "puzzle_id": i}
+        for q, a, i in columns
+    ]
+
+
 def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match="does not exist; expected a CSV file"):
+        load_puzzles(f"{tmp_path}/a\0b")
     with pytest.raises(DataError, match=r"nowhere\.csv does not exist; expected a CSV file with columns question"):
         load_puzzles(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match="is a folder; say which of its files"):

@@ -3,17 +3,26 @@
 import csv
 import hashlib
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from support.training import make_csv
+import yaml
+from support.training import WITHOUT_AIR_HF, make_csv
 
 from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
-from air_hf.dataset_builders.builders import MazeHard, SudokuExtreme
-from air_hf.dataset_builders.folder import build_folder, check_folder
+from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository
+from air_hf.dataset_builders.maze import MazeHard
+from air_hf.dataset_builders.sudoku import SudokuExtreme
 from air_hf.puzzles import get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.reading import DataError
@@ -212,6 +221,11 @@ def test_uniqueness_on_request(build, tmp_path, family, config, puzzle, row):
         (["--configs", "full", "--clues", "30"], "generator options ['clues'] mean nothing with source 'csv'"),
         (["--configs", "full", "--path", "nowhere"], "nowhere/train.csv does not exist; expected a CSV file"),
         (["--configs", "full", "--puzzle", "sudoku-6x6"], "the board has 81 symbols, expected 36"),
+        (["--configs", "full", "--puzzle", "maze-9x9"], "puzzle is maze-9x9, but SudokuExtreme holds sudoku puzzles"),
+        (["--configs", "full", "--num_proc", "0"], "num_proc is 0; it must be at least 1"),
+        (["--configs", "full", "--seed", "-1"], "seed is -1; it must be at least 0"),
+        (["--configs", "full", "--path", "a\0b"], "does not exist; expected a CSV file"),
+        (["--configs", "full", "--output", ""], "'' names no folder"),
     ],
 )
 def test_impossible_builds(sudokus, tmp_path, capsys, words, message):
@@ -229,7 +243,7 @@ def test_build_command_and_what_it_leaves(sudokus, tmp_path, capsys):
     assert command(*words) == 0
     assert "sudoku-9x9 puzzles, source csv" in capsys.readouterr().out
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        "README.md", "provenance.json", "images/difficulty.png",
+        "README.md", "provenance.json", "eval.yaml", "images/difficulty.png",
         *(f"data/{config}/{split}-00000-of-00001.parquet" for config in ("1k", "full") for split in ("train", "test")),
     }  # fmt: skip
     assert (folder / "images" / "difficulty.png").read_bytes().startswith(b"\x89PNG")
@@ -250,15 +264,157 @@ def test_build_command_and_what_it_leaves(sudokus, tmp_path, capsys):
     assert command(*words) == 2
     assert "already exists" in capsys.readouterr().err
     assert command("data", "info", folder, "--check") == 0
-    assert "every row is as it was built" in capsys.readouterr().out
-    facts = json.loads((folder / "provenance.json").read_text())
-    facts["full"]["splits"]["test"]["sha256"] = "0"
-    (folder / "provenance.json").write_text(json.dumps(facts))
-    with pytest.raises(DataError, match=r"full, test: the rows have SHA-256 .* recorded is 0"):
+    assert "every file and row is as it was built" in capsys.readouterr().out
+    benchmark = yaml.safe_load((folder / "eval.yaml").read_text())
+    assert benchmark["tasks"] == [{"id": name, "config": name, "split": "test"} for name in ("1k", "full")]
+    run_snippets(card, folder)
+
+
+def run_snippets(card: str, folder: Path) -> None:
+    """Every Python snippet of a card, as pasted beside the folder, in an interpreter that cannot import air_hf."""
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        words = [sys.executable, "-c", WITHOUT_AIR_HF + snippet]
+        environment = os.environ | {"HF_DATASETS_CACHE": str(folder.parent / "snippets"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(words, cwd=folder.parent, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> Path:
+    """A built folder to damage copies of."""
+    home = tmp_path_factory.mktemp("checked")
+    make_csv(home / "csv", train=6, test=3)
+    builder = SudokuExtreme(
+        "full", source="csv", path=str(home / "csv"), puzzle="sudoku-4x4", cache_dir=str(home / "cache")
+    )
+    build_folder([builder], home / "built", "unknown")
+    return home / "built"
+
+
+def overwrite_labels(folder: Path) -> None:
+    file = folder / "data" / "full" / "train-00000-of-00001.parquet"
+    rows = pq.read_table(file)
+    wrong = pa.array([[1] * 16] * len(rows), rows.schema.field("labels").type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("labels"), "labels", wrong), file)
+
+
+def change_provenance(change):
+    def damage(folder: Path) -> None:
+        facts = json.loads((folder / "provenance.json").read_text())
+        change(facts["full"], facts["full"]["splits"]["test"])
+        (folder / "provenance.json").write_text(json.dumps(facts))
+
+    return damage
+
+
+def move_file(name):
+    return change_provenance(lambda facts, test: test.update(files={name: next(iter(test["files"].values()))}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (overwrite_labels, r"train-00000-of-00001\.parquet: its SHA-256 is .*, recorded is"),
+        (
+            lambda folder: (folder / "data" / "full" / "train-0.parquet").write_bytes(b"x"),
+            r"train-0\.parquet is not recorded in provenance\.json",
+        ),
+        (lambda folder: (folder / "train.csv").write_text("x"), r"train\.csv is not recorded"),
+        (
+            lambda folder: (folder / "data" / "full" / "test-00000-of-00001.parquet").unlink(),
+            r"test-00000-of-00001\.parquet is missing",
+        ),
+        (change_provenance(lambda facts, test: test.update(sha256="0")), "full, test: the rows have SHA-256 .* is 0"),
+        (move_file("../csv/test.csv"), r"records a file '\.\./csv/test\.csv'; expected one below data/"),
+        (move_file("data/../../csv/test.csv"), "expected one below data/"),
+        (move_file("/etc/passwd"), r"records a file '/etc/passwd'; expected one below data/"),
+        (change_provenance(lambda facts, test: test.pop("files")), "test is damaged: files is missing"),
+        (change_provenance(lambda facts, test: test.update(num_rows="3")), "num_rows is damaged: '3' stands where int"),
+        (change_provenance(lambda facts, test: facts.update(puzzle="\033[2J")), "puzzle is damaged"),
+        (lambda folder: (folder / "provenance.json").write_text("{}"), "is damaged: it records no configuration"),
+        (lambda folder: (folder / "provenance.json").write_text("[" * 10**5), r"provenance\.json is damaged"),
+        (lambda folder: (folder / "provenance.json").write_text("<html>"), r"provenance\.json is damaged"),
+        (lambda folder: (folder / "provenance.json").write_bytes(b"\xff\xfe"), r"provenance\.json is damaged"),
+    ],
+)
+def test_a_changed_folder_is_not_what_was_built(checked, tmp_path, damage, message, capsys):
+    folder = tmp_path / "built"
+    shutil.copytree(checked, folder)
+    check_folder(folder)
+    damage(folder)
+    with pytest.raises(DataError, match=message):
         check_folder(folder)
-    (folder / "data" / "1k" / "train-00000-of-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is missing"):
-        check_folder(folder)
+    assert command("data", "info", folder, "--check") == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_published_card_names_its_repository(checked, tmp_path):
+    folder = tmp_path / "built"
+    shutil.copytree(checked, folder)
+    for repository in ("org/first", "org/second"):
+        name_repository(folder, repository)
+        card = (folder / "README.md").read_text()
+        assert f'load_dataset("{repository}", "full", split="train")' in card
+        assert f"--dataset {repository} --dataset_config full" in card
+    assert "ORG" not in card
+    check_folder(folder)
+
+
+def test_cards_say_what_a_set_is(tmp_path, checked, capsys):
+    """Of CSV files nothing is claimed but what they show; of generated puzzles what the generator guarantees."""
+    card = (checked / "README.md").read_text()
+    assert "as the CSV files have it, which do not say what it counts" in card
+    assert "That a question has only one solution was not checked." in card
+    assert "tdoku" not in card + (checked / "provenance.json").read_text()
+    assert "9x9" not in card
+    assert str(checked.parent) not in card + (checked / "provenance.json").read_text()
+    words = ["--source", "generate", "--num_train", 8, "--num_test", 4, "--cache_dir", tmp_path / "cache"]
+    assert (
+        command(
+            "data", "build", "sudoku", *words, "--configs", "full", "--puzzle", "sudoku-4x4", "--output", tmp_path / "s"
+        )
+        == 0
+    )
+    card = (tmp_path / "s" / "README.md").read_text()
+    for text in ("# Sudoku 4x4, generated", "one solution: the generator draws no others", "| clues | test | 4 |",
+                 "dead ends of a search", "4 rows of 4"):  # fmt: skip
+        assert text in card
+    assert not re.search("9x9|tdoku|far too hard", card)
+    words += ["--configs", "1k", "--subsample_size", 8, "--puzzle", "maze-5x6"]
+    assert command("data", "build", "maze", *words, "--output", tmp_path / "m") == 0
+    card = (tmp_path / "m" / "README.md").read_text()
+    drawing = re.search(r"```text\n(.*?)```", card, re.DOTALL)[1]
+    assert set("SG#") <= set(drawing)  # a maze is shown, not a line of blanks
+    assert re.search(r"\| share of walls \| train \| 0", card)
+
+
+def test_skipped_rows_name_no_folder(tmp_path):
+    """What is published names the file of a bad row, not where it stood."""
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(HEADER + GOOD + GOOD.replace("1....", "2...."))
+    options = {"path": str(tmp_path), "puzzle": "sudoku-4x4", "cache_dir": str(tmp_path / "cache")}
+    builder = SudokuExtreme("full", source="csv", on_error="skip", **options)
+    (message,) = builder.facts["splits"]["train"]["skipped_because"]
+    assert message.startswith("train.csv, row 2, answer: ")
+
+
+def test_puzzle_ids_are_built_and_loaded(tmp_path):
+    for split in ("train", "test"):
+        row = GOOD.strip()
+        (tmp_path / f"{split}.csv").write_text(
+            f"{HEADER.strip()},puzzle_id\n{row},0\n{row.replace('1....', '12...')},5\n"
+        )
+    options = {"path": str(tmp_path), "puzzle": "sudoku-4x4", "cache_dir": str(tmp_path / "cache")}
+    builder = SudokuExtreme("1k-aug-1000", source="csv", subsample_size=2, images_per_puzzle=3, **options)
+    build_folder([builder], tmp_path / "built", "unknown")
+    train = load_published(str(tmp_path / "built"), None, "train", cache_dir=str(tmp_path / "hf"))
+    assert train.puzzle_ids.tolist() == [0, 0, 0, 5, 5, 5]
+    check_folder(tmp_path / "built")
+    facts = json.loads((tmp_path / "built" / "provenance.json").read_text())
+    assert facts["1k-aug-1000"]["splits"]["train"]["sha256"] == train.sha256()
 
 
 def test_a_failed_build_leaves_nothing(sudokus, tmp_path, monkeypatch):

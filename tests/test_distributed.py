@@ -5,14 +5,19 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import load_file
 from support.distributed_steps import CASES
 from support.training import ROOT, TINY_RUN, make_csv
+
+from air_hf.runs.processes import process_handlers
+from air_hf.variants import variant_config
 
 TINY = [*TINY_RUN, "--log_every", "2"]
 
@@ -114,3 +119,10 @@ def test_another_number_of_processes_goes_on_to_rounding(whole, tmp_path):
     for name, tensor in expected.items():
         bound = 1e-5 if name.startswith("carry.") else 1e-6  # a state is what a network makes of its weights
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=bound, msg=name)
+
+
+def test_how_long_a_silent_process_is_waited_for():
+    handlers = process_handlers(variant_config("Lx_H"), timeout=2.5)
+    assert [handler.timeout for handler in handlers if isinstance(handler, InitProcessGroupKwargs)] == [
+        timedelta(minutes=2.5)
+    ]

@@ -11,7 +11,7 @@ from air_hf.analysis import decode_rollout
 from air_hf.data import PuzzleSet
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.evaluation import evaluate_model
-from air_hf.metrics import puzzle_accuracy
+from air_hf.metrics import score_boards
 from air_hf.puzzles import get_puzzle
 
 
@@ -73,7 +73,7 @@ def test_evaluation_is_what_solve_answers(make_model, puzzles):
     assert model.training
     model.eval()
     answers = model.solve(torch.from_numpy(puzzles.questions.astype(np.int64)), max_segments=3).sequences.numpy()
-    assert result.cell_accuracy == pytest.approx(puzzle_accuracy(answers, puzzles.answers)["cell_accuracy"])
+    assert result.cell_accuracy == pytest.approx(score_boards(answers, puzzles.answers)["cell_accuracy"])
     assert len(result.exact_accuracy_by_segment) == 3
 
 
@@ -92,12 +92,12 @@ def test_metric_module(tmp_path):
     metric = evaluate.load(str(path), cache_dir=str(tmp_path))
     predictions, references = [[2, 3, 4], [2, 3, 4], [2, 2, 2]], [[2, 3, 4], [2, 3, 5], [-100, 0, -100]]
     scores = metric.compute(predictions=predictions, references=references)
-    assert scores == puzzle_accuracy(np.array(predictions), np.array(references))
+    assert scores == score_boards(np.array(predictions), np.array(references))
     assert scores == {"exact_accuracy": 0.5, "cell_accuracy": pytest.approx((1 + 2 / 3) / 2)}
     with pytest.raises(ValueError, match="none of the 1 boards has a label"):
-        puzzle_accuracy(np.array([[1]]), np.array([[0]]))
+        score_boards(np.array([[1]]), np.array([[0]]))
     with pytest.raises(ValueError, match=r"predictions have shape \(1, 1\), references \(1, 2\)"):
-        puzzle_accuracy(np.array([[1]]), np.array([[0, 1]]))
+        score_boards(np.array([[1]]), np.array([[0, 1]]))
 
 
 @torch.no_grad()

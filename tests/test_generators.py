@@ -1,17 +1,21 @@
 """Generated puzzles: unique, minimal where asked, disjoint up to symmetry, the same for the same seed."""
 
 import csv
+import errno
 import itertools
+import multiprocessing
+import re
+import time
 
 import exact_cover
 import numpy as np
 import pytest
+from support.canonical import canonical_form
 
 from air_hf.cli import main
 from air_hf.data import load_puzzles
-from air_hf.dataset_builders.canonical import canonical_form
-from air_hf.dataset_builders.generate import generate_split, make_generator
-from air_hf.dataset_builders.sudoku_generator import SudokuGenerator
+from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
+from air_hf.dataset_builders.sudoku import SudokuGenerator
 from air_hf.puzzles import PuzzleError, get_puzzle
 from air_hf.puzzles.sudoku import BLANK
 
@@ -137,6 +141,16 @@ def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
         ("sudoku-4x4", ["--train", "-5"], "train is -5; it must be at least 1"),
         ("sudoku-4x4", ["--test", "0"], "test is 0; it must be at least 1"),
         ("sudoku-4x4", ["--workers", "-1"], "workers is -1; it must be at least 1"),
+        ("sudoku-4x4", ["--seed", "-1"], "seed is -1; it must be at least 0"),
+        ("sudoku-4x4", ["--max_seconds", "0"], "max_seconds is 0.0; it must be positive"),
+        ("sudoku-9x9", ["--train", "10" * 12], "puzzles of sudoku-9x9 take"),
+        ("maze-99999x99999", [], "maze-99999x99999 has 9,999,800,001 cells; expected 1 to 1,048,576"),
+        ("maze-100000x100000", [], "unknown puzzle 'maze-100000x100000'; expected FAMILY-ROWSxCOLUMNS"),
+        ("maze-٤x٤", [], "unknown puzzle 'maze-٤x٤'; expected FAMILY-ROWSxCOLUMNS"),
+        ("sudoku-9x9\0", [], "unknown puzzle"),
+        ("grid-3x3", ["--symbols", "ab"], "grid puzzles have no generator; they are read from CSV files"),
+        ("maze-5x5", ["--symbols", "ab"], "symbols is no option of maze puzzles; these take none"),
+        ("maze-5x5", ["--output", ""], "'' names no folder"),
         ("sudoku-7x7", [], "a Sudoku board of 7x7 is not known"),
     ],
 )
@@ -147,9 +161,46 @@ def test_impossible_requests(puzzle, options, message, tmp_path, capsys):
 
 
 def test_no_puzzle_so_hard(monkeypatch):
-    monkeypatch.setattr("air_hf.dataset_builders.sudoku_generator._ATTEMPTS", 20)
-    with pytest.raises(PuzzleError, match="no puzzle with clues minimal and a rating of at least 9 in 20 random grids"):
+    monkeypatch.setattr(SudokuGenerator, "max_attempts", 20)
+    with pytest.raises(
+        PuzzleError, match="no puzzle with clues minimal and a rating of at least 9 in 20 random boards"
+    ):
         SudokuGenerator(get_puzzle("sudoku-4x4"), min_rating=9).draw(1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["sudoku-9x9", "maze-700x700"])
+def test_a_time_budget_ends_in_a_sentence(name, tmp_path, capsys):
+    """No 17 clues turn up in seconds, and one board of the large maze takes longer than the budget."""
+    rare = ["--clues", 17] if name == "sudoku-9x9" else ["--min_path_cells", 2000]
+    start = time.monotonic()
+    words = ["--puzzle", name, "--train", 4, "--test", 2, "--output", tmp_path / "data", "--workers", 1]
+    assert generate(*words, *rare, "--max_seconds", 2) == 2
+    assert time.monotonic() - start < 30
+    shown = capsys.readouterr().err
+    assert re.search(
+        r"when the time was over, 0 different puzzles had been found in [\d,]+ random boards; too few", shown
+    )
+    assert "0/6" in shown  # progress, although nothing was found
+    assert not (tmp_path / "data").exists()
+    assert not multiprocessing.active_children()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("mine")
+    assert generate("--puzzle", "sudoku-4x4", "--train", 4, "--test", 2, "--output", tmp_path) == 2
+    assert "test.csv exists; choose another folder, or remove it" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "mine")]
+
+
+def test_a_full_disk_names_the_file_and_leaves_none(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SudokuGenerator, "rate", fail)
+    puzzle = get_puzzle("sudoku-4x4")
+    with pytest.raises(OSError, match=r"No space left on device: '.*train\.csv'"):
+        write_split(tmp_path, puzzle, {"train": (np.ones((1, 16), np.uint8), np.ones((1, 16), np.uint8))}, 0, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_puzzles_than_there_are():

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.puzzles import get_puzzle
-from air_hf.training import Trainer, TrainingArguments
+from air_hf.training import Learner, Recipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,11 +24,11 @@ def one_step(model, device: str, precision: str = "no", compiled: str = "off") -
     puzzle = get_puzzle("sudoku-4x4")
     questions, answers = make_generator(puzzle).draw(32, np.random.default_rng(0))
     stream = PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 16, seed=0, augment=True)
-    arguments = TrainingArguments(batch_size=16, max_steps=10, warmup_steps=0, compile=compiled)
-    trainer = Trainer(model, arguments, Accelerator(cpu=device == "cpu", mixed_precision=precision))
-    assert trainer.model.device.type == device
-    metrics = trainer.train_step(stream.batch(0))
-    return float(metrics["lm_loss"]), {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}
+    recipe = Recipe(batch_size=16, max_steps=10, warmup_steps=0, compile=compiled)
+    learner = Learner(model, recipe, Accelerator(cpu=device == "cpu", mixed_precision=precision))
+    assert learner.model.device.type == device
+    metrics = learner.train_step(stream.batch(0))
+    return float(metrics["lm_loss"]), {name: tensor.cpu() for name, tensor in learner.model.state_dict().items()}
 
 
 @VARIANTS

@@ -1,20 +1,28 @@
 """Checkpoints on the Hub, with the real client against the server of support/: train, push, load, solve, and faults."""
 
+import ast
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
-from support.hub_processes import client_pool, contents, run
-from support.hub_server import Fault
+from support.hub_processes import contents, run
+from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
+from air_hf import cli
+from air_hf.hub import CheckpointError, PublishError
 from air_hf.hub.model_card import find_variant, write_model_card
+from air_hf.hub.publishing import BackgroundPublisher, publish_checkpoint, stage_checkpoint
+from air_hf.hub.sweep import publish_sweep
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
 from air_hf.variants import VARIANTS, variant_config
@@ -61,7 +69,9 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
     words = ["--max_steps", 6, "--eval_every", 2, "--push_to_hub", "puzzles/first", "--push_every", 1]
     done = train(hub, home, data, tmp_path / "first", "Lx_H", *words)
     reports = done.stdout + done.stderr
-    assert "not published, training goes on: puzzles/first: the push failed" in reports
+    place = tmp_path / "first" / "checkpoint"
+    assert f"step 2 is not published, training goes on: {place}: puzzles/first: the push failed (401" in reports
+    assert "the Hub does not know the token: see `hf auth login`" in reports
     assert "published as puzzles/first, commit" in reports
     train(
         hub,
@@ -85,7 +95,8 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
         assert files["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
         card = files["README.md"].decode()
         assert f'AutoModel.from_pretrained("puzzles/{name}")' in card
-        assert str(tmp_path) not in card + files["training.json"].decode()
+        published = b"".join(files[path] for path in ("README.md", "training.json", "evaluation.json"))
+        assert str(tmp_path).encode() not in published
         metadata = yaml.safe_load(card.split("---")[1])
         scores = json.loads(files["evaluation.json"])
         assert metadata["library_name"] == "transformers"
@@ -116,84 +127,230 @@ def checkpoint(make_model, tmp_path) -> Path:
     return folder
 
 
-def test_publish_command(hub, checkpoint, tmp_path):
+@pytest.fixture
+def connected(hub, monkeypatch):
+    """This process's pushes go to the Hub; each is in a process of its own, which reads its environment."""
+    environment = hub.environment(hub.folder.parent / "home")
+    for name in ("HF_ENDPOINT", "HF_HOME", "HF_TOKEN", "HF_HUB_DISABLE_XET"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr("air_hf.hub.transfer._WAITS", (0.01, 0.01))
+    return hub
+
+
+def publish_command(*words) -> int:
+    """`air-hf publish`; its exit status."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["publish", *map(str, words)])
+    return stopped.value.code
+
+
+def test_publish_command(connected, checkpoint, capsys):
     before = contents(checkpoint)
-    publish = [sys.executable, "-m", "air_hf.cli", "publish", checkpoint, "puzzles/mine"]
-    done = run(hub, tmp_path / "home", *publish)
-    assert 'AutoModel.from_pretrained("puzzles/mine")' in done.stdout
+    words = ["--license", "mit", "--project_url", "https://example.org/air", "--tags", "a,b", "--revision", "v2"]
+    assert publish_command(checkpoint, "puzzles/mine", *words) == 0
+    assert 'AutoModel.from_pretrained("puzzles/mine")' in capsys.readouterr().out
     assert contents(checkpoint) == before
-    files = hub.files("model", "puzzles/mine")
+    files = connected.files("model", "puzzles/mine", "v2")
     assert "training_state/state.json" not in files
-    assert "How these weights were trained is not recorded here" in files["README.md"].decode()
-    assert "Not measured." in files["README.md"].decode()
-    private = run(hub, tmp_path / "home", sys.executable, "-c",
-                  "from huggingface_hub import HfApi; print(HfApi().model_info('puzzles/mine').private)")  # fmt: skip
-    assert private.stdout.strip() == "True"
-    for words, message in (
-        (["nowhere", "puzzles/mine"], "nowhere holds no checkpoint: config.json is missing"),
-        ([checkpoint, "not a name"], "'not a name' is no name of a repository"),
-        ([checkpoint, "bob/mine"], "bob/mine: the push failed"),
-    ):
-        done = run(hub, tmp_path / "home", *publish[:4], *words, check=False)
-        assert done.returncode == 2
-        assert message in done.stderr
+    card = files["README.md"].decode()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert (metadata["license"], metadata["pipeline_tag"]) == ("mit", "other")
+    assert {"a", "b", "sudoku"} <= set(metadata["tags"])
+    for text in ("Project: <https://example.org/air>", "Not measured.", "A Sudoku: fill in the blank cells",
+                 "How these weights were trained is not recorded here"):  # fmt: skip
+        assert text in card
+    assert "pip install" not in card
+    assert "ORG/" not in card
+    assert set(connected.files("model", "puzzles/mine")) == {".gitattributes"}  # main is as it was made
+    assert Repo(connected.folder, "models", "puzzles/mine").settings["private"]
+    assert publish_command(checkpoint, "puzzles/open", "--public") == 0
+    assert not Repo(connected.folder, "models", "puzzles/open").settings["private"]
 
 
-def publish(folder: Path, repository: str) -> str:
-    """The commit, or what went wrong, without waiting between tries."""
-    from air_hf import hub, publishing
+def test_a_bare_name_is_one_of_the_owners(connected, checkpoint, capsys):
+    assert publish_command(checkpoint, "mine") == 0
+    commit = connected.head("model", "alice/mine")
+    assert f"published {checkpoint} as alice/mine, commit {commit}" in capsys.readouterr().out
+    assert 'from_pretrained("alice/mine"' in connected.files("model", "alice/mine")["README.md"].decode()
 
-    hub._WAITS = (0.01, 0.01)
-    try:
-        return publishing.publish_checkpoint(folder, repository)
-    except hub.PublishError as error:
-        return f"PublishError: {error}"
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "puzzles/mine"], "checkpoint folder nowhere does not exist"),
+        (["CHECKPOINT", "not a name"], "'not a name' is no name of a repository; expected ORG/NAME"),
+        (["CHECKPOINT", "bob/mine"], "bob/mine: the push failed (403"),
+        (["CHECKPOINT", "puzzles/mine", "--license", "My own!"], "license is 'My own!'; expected an identifier"),
+        (["CHECKPOINT", "puzzles/mine", "--project_url", "x"], "project_url is 'x'; expected an address"),
+        (["CHECKPOINT", "puzzles/mine", "--timeout", "0"], "timeout is 0.0; it must be a positive number of seconds"),
+    ],
+)
+def test_publish_refuses(connected, checkpoint, words, message, capsys):
+    assert publish_command(*(checkpoint if word == "CHECKPOINT" else word for word in words)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in last
+    assert "\n" not in last
+    assert ("the token may not write there" in last) == ("403" in message)
+    assert not connected.exists("model", "puzzles/mine")
+
+
+def test_a_silent_hub_does_not_keep_a_push(connected, checkpoint):
+    """Every request, in turn, is accepted and never answered."""
+    for kind in ("create", "preupload", "lfs_batch", "lfs_put", "commit"):
+        connected.inject(Fault("stall", match=kind))
+        started = time.monotonic()
+        with pytest.raises(PublishError, match=r"no end after 2 seconds.*another try sends only what is missing"):
+            publish_checkpoint(checkpoint, "puzzles/mine", timeout=2)
+        assert time.monotonic() - started < 6
+    publish_checkpoint(checkpoint, "puzzles/mine")
+
+
+def test_a_page_where_json_was_expected(connected, checkpoint):
+    connected.inject(Fault("html", match="create", times=3))
+    with pytest.raises(PublishError, match="the Hub's answer is no JSON, as if something else answered in its place"):
+        publish_checkpoint(checkpoint, "puzzles/mine")
+    publish_checkpoint(checkpoint, "puzzles/mine")
+
+
+def background(reports: list[str], **options) -> BackgroundPublisher:
+    return BackgroundPublisher("puzzles/mine", True, reports.append, **options)
+
+
+def test_abandoned_within_a_second(connected, checkpoint):
+    reports: list[str] = []
+    publisher = background(reports)
+    connected.inject(Fault("stall", match="preupload", times=9))
+    publisher.push(checkpoint, 4)
+    publisher.push(checkpoint, 5)
+    assert reports == ["step 5 is not published: the push of step 4 is still under way"]
+    while not connected.count("preupload"):
+        time.sleep(0.05)
+    started = time.monotonic()
+    publisher.abandon()
+    publisher.abandon()
+    assert time.monotonic() - started < 1
+    publisher.finish(checkpoint)  # what a signal's handler abandons, the main thread may be waiting in
+    assert time.monotonic() - started < 5
+    assert (
+        f"step 4 is not published, training goes on: {checkpoint}: puzzles/mine: the push failed (it was given up)"
+        in (reports[1])
+    )
+    assert f"then: air-hf publish {checkpoint} puzzles/mine" in reports[2]
+
+
+def test_a_finished_run_is_not_kept_alive(connected, checkpoint):
+    reports: list[str] = []
+    connected.inject(Fault("stall", match="create", times=9))
+    started = time.monotonic()
+    background(reports, timeout=1).finish(checkpoint)
+    assert time.monotonic() - started < 5
+    assert "no end after 1 seconds" in reports[0]
+
+
+def test_pushes_in_training_say_so(connected, checkpoint):
+    facts = training_facts(finished=False) | {"step": 4}
+    (checkpoint / "training.json").write_text(json.dumps(facts))
+    reports: list[str] = []
+    publisher = background(reports)
+    publisher.push(checkpoint, 4)
+    publisher.finish(checkpoint)
+    assert reports[0].startswith("step 4 is published as puzzles/mine, commit ")
+    repository = Repo(connected.folder, "models", "puzzles/mine")
+    titles = [commit.title for commit in repository.history(repository.resolve("main"))]
+    assert "air-hf: in training, step 4" in titles
+    card = connected.files("model", "puzzles/mine")["README.md"].decode()
+    assert "**Unfinished:** these are the weights after step 4 of 10; the run goes on" in card
+
+
+def test_nothing_that_goes_wrong_ends_training(checkpoint, monkeypatch, tmp_path):
+    reports: list[str] = []
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device", "/tmp/x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.mkdtemp", full)
+        background(reports).push(checkpoint, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copytree", full)
+        patched.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+        (tmp_path / "temporary").mkdir()
+        background(reports).push(checkpoint, 4)
+        assert not list((tmp_path / "temporary").iterdir())
+    for error in (RuntimeError("boom"), KeyError("sha"), MemoryError("much")):
+        monkeypatch.setattr("air_hf.hub.publishing.push_folder", mock.Mock(side_effect=error))
+        publisher = background(reports)
+        publisher.push(checkpoint, 5)
+        publisher.finish(checkpoint)
+    assert [report.split(":")[0] for report in reports[:3]] == [
+        "step 3 is not published, training goes on", "step 4 is not published, training goes on",
+        "step 5 is not published, training goes on",
+    ]  # fmt: skip
+    assert len(reports) == 2 + 2 * 3
+    assert "boom" in reports[2]
+    assert "boom" in reports[3]
+    assert "No space left on device" in reports[0]
 
 
 FAULTS = [
-    *(Fault("status", status=status) for status in (400, 401, 403, 404, 409, 429, 500, 503)),
+    *(Fault("status", status=status) for status in (400, 401, 403, 404, 408, 409, 412, 429, 500, 502, 503, 504)),
     Fault("status", status=503, retry_after=1),
     Fault("slow", seconds=0.1),
-    *(Fault(kind) for kind in ("reset", "reset_after", "reset_mid_body", "truncate")),
+    *(Fault(kind) for kind in ("reset", "reset_after", "reset_mid_body", "truncate", "html", "stall")),
 ]
 
 
+def attempt(checkpoint: Path, repository: str, timeout: float) -> str:
+    """What is said if the push fails."""
+    try:
+        publish_checkpoint(checkpoint, repository, timeout=timeout)
+    except PublishError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.slow
-def test_every_fault_at_every_request_of_a_push(hub, checkpoint, tmp_path):
-    """Over an older state: afterwards the repository is at the old commit or at the whole new one."""
-    with client_pool(hub, tmp_path / "home") as pool:
-        weights = checkpoint / "model.safetensors"
-        first = len(hub.requests)
-        assert not pool.submit(publish, checkpoint, "puzzles/probe").result().startswith("PublishError")
-        requests = [request.kind for request in hub.requests[first:] if request.kind != "telemetry"]
-        assert {"create", "preupload", "lfs_batch", "lfs_put", "commit"} <= set(requests)
-        places = sorted({(kind, requests[:i].count(kind)) for i, kind in enumerate(requests)})
-        for number, (place, template) in enumerate((place, fault) for place in places for fault in FAULTS):
-            kind, index = place
-            repository = f"puzzles/model-{number}"
-            if kind != "create":
-                pool.submit(publish, checkpoint, repository).result()
-            old = hub.files("model", repository) if hub.exists("model", repository) else {}
-            data = bytearray(weights.read_bytes())
-            data[-8:] = number.to_bytes(8, "little")  # other weights, so that there is something to upload
-            weights.write_bytes(bytes(data))
-            fault = replace(template, match=kind, index=index if kind == "create" else 0)
-            hub.inject(fault)
-            first_try = pool.submit(publish, checkpoint, repository).result()
-            fault.times = 0
-            now = hub.files("model", repository) if hub.exists("model", repository) else {}
-            if first_try.startswith("PublishError"):
-                assert "the same command again completes it" in first_try
-                whole = now.get("model.safetensors") == bytes(data)
-                assert whole or {k: v for k, v in now.items() if k != ".gitattributes"} == {
-                    k: v for k, v in old.items() if k != ".gitattributes"
-                }, (kind, template)
-            assert not pool.submit(publish, checkpoint, repository).result().startswith("PublishError"), (
-                kind,
-                template,
-            )
-            assert hub.files("model", repository)["model.safetensors"] == bytes(data)
-            assert weights.read_bytes() == bytes(data)
+@pytest.mark.timeout(3600)
+def test_every_fault_at_every_request_of_a_push(connected, make_model, checkpoint):
+    """Over an older state, with several large files; each fault strikes the first, or the last, request of its kind.
+
+    Afterwards the repository is at the old commit or at the whole new one, and another push completes it.
+    """
+    hub = connected
+    make_model().save_pretrained(checkpoint, max_shard_size="20KB")
+    (checkpoint / "model.safetensors").unlink()
+    shards = sorted(checkpoint.glob("*.safetensors"))
+    assert len(shards) > 2
+    first = len(hub.requests)
+    publish_checkpoint(checkpoint, "puzzles/probe")
+    requests = [request.kind for request in hub.requests[first:] if request.kind != "telemetry"]
+    assert {"create", "preupload", "lfs_batch", "lfs_put", "commit"} <= set(requests)
+    assert requests.count("lfs_put") >= len(shards)
+    places = sorted({(kind, index) for kind in set(requests) for index in (0, requests.count(kind) - 1)})
+    walk = [(place, template) for place in places for template in FAULTS]
+    for number, ((kind, index), template) in enumerate(walk):
+        repository = f"puzzles/model-{number}"
+        if kind != "create":
+            publish_checkpoint(checkpoint, repository)
+        old = hub.files("model", repository) if hub.exists("model", repository) else {}
+        for shard in shards:  # other weights, so that there is something to upload
+            data = bytearray(shard.read_bytes())
+            data[-4:] = number.to_bytes(4, "little")
+            shard.write_bytes(bytes(data))
+        new = {shard.name: shard.read_bytes() for shard in shards}
+        fault = replace(template, match=kind, index=index)
+        hub.inject(fault)
+        said = attempt(checkpoint, repository, timeout=5 if template.kind == "stall" else 60)
+        assert not said or "the repository holds what it held before, or all of the push" in said
+        assert not said or ("hf auth login" in said) == (template.kind == "status" and template.status == 401)
+        fault.times = 0
+        now = hub.files("model", repository) if hub.exists("model", repository) else {}
+        held = [{name: data for name, data in files.items() if name in new} for files in (old, new, now)]
+        assert held[2] in held[:2], (kind, index, template)
+        publish_checkpoint(checkpoint, repository)
+        files = hub.files("model", repository)
+        assert {name: files[name] for name in new} == new, (kind, index, template)
+        assert {shard.name: shard.read_bytes() for shard in shards} == new
     assert not hub.unknown_requests
 
 
@@ -203,29 +360,178 @@ def test_names_of_variants_are_found():
     assert find_variant(variant_config("L_Hx", l_injections=1, h_injections=2, shared_network=False)) == "a mixture"
 
 
-def test_card_of_a_data_set_on_the_hub(checkpoint):
-    """With a published test set, results also in `.eval_results/`, in the Hub's format."""
-    facts = {
+def training_facts(**changes) -> dict:
+    """What a run of 10 steps leaves in `training.json`."""
+    split = {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "abc", "example": "1" + "." * 15}
+    return {
         "step": 10, "ema": 0.99, "minutes": 1.5, "hardware": "CPU", "processes": 2, "versions": {"torch": "2"},
         "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "max_steps": 10, "seed": 3,
                       "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1, "min_lr_ratio": 1, "weight_decay": 1},
-        "data": {split: {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "abc", "example": "1" + "." * 15}
-                 for split in ("train", "test")},
+        "data": {"train": split, "test": split},
         "curves": {"loss": [[1, 2.0], [2, 1.0]], "evaluations": [[2, 0.5, 0.75]]},
-    }  # fmt: skip
-    scores = {"exact_accuracy": 0.5, "cell_accuracy": 0.75, "copy_accuracy": 0.25, "valid_rate": 0.5, "ema": 0.99,
-              "halting_accuracy": 1.0, "halting_exact_accuracy": 0.5, "mean_segments": 2.0, "num_puzzles": 7,
-              "num_segments": 4, "precision": "float32"}  # fmt: skip
-    (checkpoint / "training.json").write_text(json.dumps(facts))
+        "finished": True,
+    } | changes  # fmt: skip
+
+
+def evaluation(**changes) -> dict:
+    return {
+        "exact_accuracy": 0.5, "cell_accuracy": 0.75, "copy_accuracy": 0.25, "valid_rate": 0.5, "ema": 0.99,
+        "halting_accuracy": 1.0, "halting_exact_accuracy": 0.5, "mean_segments": 2.0, "num_puzzles": 7,
+        "num_segments": 4, "precision": "float32", "puzzle": "sudoku-4x4", "data": "/home/me/secret/test.csv",
+        "data_sha256": "ef" * 32,
+    } | changes  # fmt: skip
+
+
+def write_card(checkpoint: Path, training: dict, scores: dict) -> tuple[str, dict]:
+    """The card's text and its metadata."""
+    (checkpoint / "training.json").write_text(json.dumps(training))
     (checkpoint / "evaluation.json").write_text(json.dumps(scores))
     write_model_card(checkpoint, "org/model")
     card = (checkpoint / "README.md").read_text()
-    metadata = yaml.safe_load(card.split("---")[1])
+    return card, yaml.safe_load(card.split("---")[1])
+
+
+BENCHMARK = {"dataset": "org/sudoku", "dataset_config": "1k", "dataset_revision": "f" * 40, "split": "test",
+             "data": "org/sudoku, 1k, test"}  # fmt: skip
+
+
+def test_card_of_a_whole_benchmark(checkpoint):
+    """Its name, with results also in `.eval_results/`, in the Hub's format."""
+    card, metadata = write_card(checkpoint, training_facts(), evaluation(**BENCHMARK, whole_split=True))
     assert metadata["datasets"] == ["org/sudoku"]
-    for text in ("10 steps", "2 processes, seed 3", "`abc`", "**50.0%** of 7 test puzzles", '"1..............."',
-                 "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
+    for text in ("10 steps", "2 processes, seed 3", "`abc`", "**50.0%** of the test split of org/sudoku, 7 puzzles",
+                 "'1...............'", "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
         assert text in card
     assert (checkpoint / "images" / "training.png").read_bytes().startswith(b"\x89PNG")
     (result,) = yaml.safe_load((checkpoint / ".eval_results" / "exact_accuracy.yaml").read_text())
-    assert (result["dataset"], result["value"]) == ({"id": "org/sudoku", "task_id": "1k"}, 50.0)
-    assert load_file(checkpoint / "model.safetensors")["lm_head.weight"].dtype == torch.float32
+    expected = {"id": "org/sudoku", "task_id": "1k", "revision": "f" * 40}
+    assert (result["dataset"], result["value"]) == (expected, 50.0)
+    indexed = metadata["model-index"][0]["results"][0]
+    assert indexed["dataset"] == {"name": "org/sudoku", "type": "org/sudoku", "config": "1k", "split": "test",
+                                  "revision": "f" * 40}  # fmt: skip
+    assert indexed["metrics"][0]["name"] == "Exact accuracy (4 segments)"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},  # trained on a benchmark, scored on a file
+        BENCHMARK,  # recorded before it was known whether all was scored
+        BENCHMARK | {"whole_split": False},
+        BENCHMARK | {"whole_split": True, "split": "train"},
+        BENCHMARK | {"whole_split": True, "dataset": "data/made"},
+    ],
+)
+def test_no_other_score_is_called_a_benchmarks(checkpoint, changes, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    (checkpoint.parent / "data" / "made").mkdir(parents=True)
+    _, metadata = write_card(checkpoint, training_facts(), evaluation(**changes))
+    assert not (checkpoint / ".eval_results" / "exact_accuracy.yaml").exists()
+    (results,) = metadata["model-index"]
+    for indexed in results["results"]:
+        assert indexed["dataset"]["type"] == "sudoku-4x4"
+        assert "split" not in indexed["dataset"]
+        assert "(7 puzzles of " in indexed["metrics"][0]["name"]
+    assert "/" not in metadata["model-index"][0]["results"][0]["dataset"]["name"].replace("org/sudoku", "")
+
+
+def test_no_path_is_published(checkpoint, tmp_path):
+    arguments = training_facts()["arguments"] | {"dataset": "made/here/set", "init_from": str(tmp_path / "other")}
+    (checkpoint / "training.json").write_text(json.dumps(training_facts(arguments=arguments)))
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation()))
+    staged = stage_checkpoint(checkpoint, tmp_path / "staged", "org/model")
+    text = b"".join(contents(staged)[name] for name in ("README.md", "training.json", "evaluation.json")).decode()
+    for path in (str(tmp_path), "/home/me", "made/here"):
+        assert path not in text
+    assert json.loads((staged / "evaluation.json").read_text())["data"] == "test.csv"
+    assert json.loads((staged / "evaluation.json").read_text())["data_sha256"] == "ef" * 32
+    assert "7 puzzles of test.csv" in text
+
+
+@pytest.mark.parametrize(
+    ("training", "scores", "message"),
+    [
+        ({"curves": {"loss": [[1]]}}, {}, "training.json, curves: loss is [[1]]; expected lists of 2 numbers"),
+        ({"curves": 3}, {}, "training.json, curves: loss is None; expected lists of 2 numbers"),
+        ({"data": {"train": {}}}, {}, "training.json, data, train: puzzle is None; expected text"),
+        ({}, {"ema": []}, "evaluation.json: ema is []; expected a number"),
+    ],
+)
+def test_damaged_records_make_no_card(checkpoint, training, scores, message):
+    with pytest.raises(CheckpointError) as error:
+        write_card(checkpoint, training_facts(**training), evaluation(**scores))
+    assert message in str(error.value)
+
+
+def test_card_of_a_maze_shows_one(make_model, tmp_path):
+    make_model(vocab_size=6, seq_len=120, puzzle="maze-10x12").save_pretrained(tmp_path / "maze")
+    write_model_card(tmp_path / "maze", "org/maze")
+    card = (tmp_path / "maze" / "README.md").read_text()
+    drawing = card.split("```text\n")[1].split("```")[0]
+    assert drawing.count("S") == drawing.count("G") == 1
+    assert "A maze: mark a shortest path" in card
+    board = re.search(r"board = (\(.*?\n\))", card, re.DOTALL)[1]
+    get_puzzle("maze-10x12").check_question(get_puzzle("maze-10x12").parse(ast.literal_eval(board)))
+
+
+@pytest.mark.parametrize(
+    "puzzle", ["sudoku-4x4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maze-10x12", None))]
+)
+def test_every_snippet_of_a_published_card_runs(connected, make_model, tmp_path, puzzle):
+    """As pasted, where this package is installed and where it is not; commands where it is."""
+    folder, family = tmp_path / "made", get_puzzle(puzzle) if puzzle else None
+    sizes = {"vocab_size": family.vocab_size, "seq_len": family.num_cells} if family else {}
+    make_model(puzzle=puzzle, **sizes).save_pretrained(folder)
+    if family:
+        build_tokenizer(family).save_pretrained(folder)
+    publish_checkpoint(folder, "puzzles/card")
+    card = connected.files("model", "puzzles/card")["README.md"].decode()
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == (2 if family else 1)
+    script = WITHOUT_AIR_HF + "\n".join(snippets) + "\nassert 'air_hf' not in sys.modules"
+    for home, code in (("with", "import air_hf\n" + "\n".join(snippets)), ("without", script)):
+        done = run(connected, tmp_path / home, sys.executable, "-c", code)
+        assert len(done.stdout.strip()) >= 16
+    for command in re.findall(r"```console\n\$ air-hf (.*?)\n```", card):
+        done = run(connected, tmp_path / "with", sys.executable, "-m", "air_hf.cli", *shlex.split(command), check=False)
+        assert done.returncode in (0, 1), done.stderr
+    assert not connected.unknown_requests
+
+
+def test_publish_sweep(connected, checkpoint, tmp_path, capsys):
+    """Two variants, two seeds, one run unfinished: repositories, one table on all of their cards, and a collection."""
+    for variant, seed, exact in (("Lx_H", 0, 0.5), ("Lx_H", 1, 0.7), ("L_Hx", 0, 0.4), ("L_Hx", 1, None)):
+        place = tmp_path / "sweep" / variant / f"seed-{seed}" / "checkpoint"
+        shutil.copytree(checkpoint, place)
+        (place / "training.json").write_text(json.dumps(training_facts()))
+        if exact is not None:
+            (place / "evaluation.json").write_text(json.dumps(evaluation(exact_accuracy=exact)))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["publish-sweep", str(tmp_path / "sweep"), "puzzles", "--name", "mine"])
+    assert stopped.value.code == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'sweep' / 'L_Hx' / 'seed-1'} is not finished, and not published" in said
+    names = ["puzzles/mine-L_Hx-seed-0", "puzzles/mine-Lx_H-seed-0", "puzzles/mine-Lx_H-seed-1"]
+    for name in names:
+        card = connected.files("model", name)["README.md"].decode()
+        assert "| Lx_H | 60.0 ± 14.1 | " in card
+        assert "| L_Hx | 40.0 | " in card
+        assert card.count("](https://huggingface.co/puzzles/mine-") == 2  # to the others
+    (collection,) = connected.collections().values()
+    assert [item["id"] for item in collection["items"]] == names
+    with pytest.raises(SystemExit):
+        cli.main(["publish-sweep", str(tmp_path / "sweep"), "puzzles", "--name", "mine"])
+    (collection,) = connected.collections().values()
+    assert len(collection["items"]) == 3
+
+
+def test_sweeps_that_do_not_compare_are_refused(checkpoint, tmp_path):
+    for seed, count in ((0, 7), (1, 8)):
+        place = tmp_path / "sweep" / "Lx_H" / f"seed-{seed}" / "checkpoint"
+        shutil.copytree(checkpoint, place)
+        (place / "training.json").write_text(json.dumps(training_facts()))
+        (place / "evaluation.json").write_text(json.dumps(evaluation(num_puzzles=count)))
+    with pytest.raises(CheckpointError, match=r"the runs differ in num_puzzles \(7, 8\) and do not compare"):
+        publish_sweep(tmp_path / "sweep", "puzzles")
+    with pytest.raises(CheckpointError, match="holds no finished run of a sweep"):
+        publish_sweep(tmp_path / "nowhere", "puzzles")

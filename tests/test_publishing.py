@@ -37,8 +37,8 @@ def csv_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with two Parquet files, a picture, a card and a JSON file, as `air-hf data build` leaves it."""
-    from air_hf.dataset_builders.builders import SudokuExtreme
     from air_hf.dataset_builders.folder import build_folder
+    from air_hf.dataset_builders.sudoku import SudokuExtreme
 
     home = tmp_path_factory.mktemp("built")
     options = {"puzzle": "sudoku-4x4", "num_train": 40, "num_test": 16, "subsample_size": 40, "seed": 1}
@@ -69,7 +69,7 @@ def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
     assert [line.replace('"', "") for line in (lines[row] for row in chosen)] == loaded
 
     done = air_hf(hub, tmp_path / "other home", "data", "info", REPO, "--check")
-    assert "every row is as it was built" in done.stdout
+    assert "every file and row is as it was built" in done.stdout
     denied = air_hf(hub, tmp_path / "bob", "data", "info", REPO, token="hf_bob", check=False)  # it is private
     assert denied.returncode == 2
     assert f"{REPO}: cannot be read from the Hub" in denied.stderr

@@ -170,12 +170,12 @@ def test_symmetries_keep_sudokus_solved(n):
 def test_maze_symmetries(name, images):
     puzzle = get_puzzle(name)
     board = random_boards(puzzle, 1, np.random.default_rng(3))
-    group = puzzle.all_symmetries()
-    assert len(np.unique(group.apply(np.repeat(board, len(group), axis=0)), axis=0)) == len(group) == images
-    questions = np.tile(get_puzzle("maze-4x4").parse(MAZE), (8, 1))
-    answers = np.tile(get_puzzle("maze-4x4").parse(MAZE_SOLVED), (8, 1))
-    square = get_puzzle("maze-4x4").all_symmetries()
-    assert get_puzzle("maze-4x4").is_solution(square.apply(questions), square.apply(answers)).all()
+    group = puzzle.symmetry_pool(images, np.random.default_rng(0))
+    assert len(np.unique(group.apply(np.repeat(board, images, axis=0)), axis=0)) == len(group) == images
+    maze = get_puzzle("maze-4x4")
+    square = maze.symmetry_pool(8, np.random.default_rng(0))
+    questions, answers = (np.tile(maze.parse(text), (8, 1)) for text in (MAZE, MAZE_SOLVED))
+    assert maze.is_solution(square.apply(questions), square.apply(answers)).all()
 
 
 def test_class_keys_find_the_36_classes_of_minimal_4x4_sudokus():

@@ -1,6 +1,5 @@
 """Runs that are interrupted, killed, damaged or poisoned: what goes on is the same run, and what cannot says why."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -8,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,13 +18,17 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import ROOT, TINY_RUN, make_csv
 
+import air_hf.evaluation
+from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
 from air_hf.puzzles import get_puzzle
-from air_hf.runs import Interruption, RunFolder, save_checkpoint
-from air_hf.runs.folder import MANIFEST, check_manifest
-from air_hf.training import NonFiniteError, Trainer, TrainingArguments
+from air_hf.runs import save_checkpoint
+from air_hf.runs.checkpoint import MANIFEST, check_manifest
+from air_hf.runs.folder import RunFolder
+from air_hf.runs.interruption import Interruption
+from air_hf.training import Learner, NonFiniteError, Recipe
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
         "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
@@ -41,22 +45,18 @@ def command(data, output, *words) -> list[str]:
 
 
 def train_here(words: list[str]) -> None:
-    """`examples/train.py` in this process."""
+    """`air-hf train` in this process."""
     os.chdir(ROOT)
-    sys.argv = words
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("train", ROOT / "examples" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with open(os.devnull, "w") as sys.stderr:
         sys.stdout = sys.stderr
-        module.main()
+        main(["train", *words[1:]])
 
 
 # Forks of a process that has imported everything and run nothing, so that starting one takes a moment. A fork of this
 # process would share tqdm's lock with it and with every other: once one is killed holding it, the rest wait for ever.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["air_hf.training", "air_hf.evaluation", "air_hf.hub", "datasets", "pytest"])
+FORKS.set_forkserver_preload(["air_hf.runs", "air_hf.commands.train", "datasets", "pytest"])
 
 
 def start(words: list[str]) -> multiprocessing.Process:
@@ -105,19 +105,43 @@ def checkpoints(output: Path) -> set[str]:
     return {path.name for path in output.glob("checkpoints/step-*")}
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(data, whole, tmp_path, kills):
+def is_saving(output: Path) -> bool:
+    """Whether a save is under way: what it has written so far is there under another name."""
+    return any(output.glob("checkpoints/.step-*.part"))
+
+
+@pytest.fixture
+def ways(request, data, whole, tmp_path) -> tuple[Path, list[str]]:
+    """The undisturbed run, and what else the command says."""
+    if request.param == "plain":
+        return whole, []
+    words = ["--compile", "on", "--num_threads", "2"]
+    process = start(command(data, tmp_path / "whole", *words))
+    process.join()
+    assert process.exitcode == 0
+    return tmp_path / "whole", words
+
+
+@pytest.mark.parametrize(
+    ("kills", "ways"),
+    [
+        (4, "plain"),
+        pytest.param(20, "plain", marks=pytest.mark.slow),
+        pytest.param(4, "compiled, two threads", marks=pytest.mark.slow),
+    ],
+    indirect=["ways"],
+)
+def test_killed_at_random_moments(data, ways, tmp_path, kills):
     """SIGKILL, in steps and in saves alike; each time the same command goes on, to the same weights."""
     rng = random.Random(kills)
+    expected, words = ways
     output = tmp_path / "run"
-    struck = 0
+    struck = struck_saves = 0
     while struck < kills:
-        before = checkpoints(output)
-        process = start(command(data, output))
-        if struck % 2:  # every other one is struck soon after a save, in case loading takes longer than the time below
-            while process.is_alive() and checkpoints(output) <= before:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.3))
+        process = start(command(data, output, *words))
+        if struck % 2:  # every other one is struck in a save
+            while process.is_alive() and not is_saving(output):
+                pass
         else:
             time.sleep(rng.uniform(0.2, 1.6))
         if process.is_alive():
@@ -125,14 +149,17 @@ def test_killed_at_random_moments(data, whole, tmp_path, kills):
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:  # it got to the end before it was struck: once more from the start
-            assert_same_run(output, whole)
-            output = tmp_path / f"run-{struck}"
+            assert_same_run(output, expected)
+            output = tmp_path / f"run-{struck}-{time.monotonic_ns()}"
         else:
             struck += 1
-    process = start(command(data, output))
+            struck_saves += is_saving(output)
+    assert struck_saves >= kills // 4
+    process = start(command(data, output, *words))
     process.join()
     assert process.exitcode == 0
-    assert_same_run(output, whole)
+    assert_same_run(output, expected)
+    assert not is_saving(output)
     assert not list(output.rglob("*.part"))
 
 
@@ -161,6 +188,66 @@ def test_told_to_stop(data, whole, tmp_path, number):
     assert_same_run(output, whole)
 
 
+class StuckPublisher:
+    """A Hub that accepts a push and never answers, until somebody gives it up."""
+
+    def __init__(self, repository, private, report, *, timeout):
+        self.given_up = threading.Event()
+        assert timeout == 60 * 7
+
+    def push(self, checkpoint, step):
+        threading.Thread(target=self.given_up.wait, daemon=True).start()
+
+    def finish(self, checkpoint):
+        signal.raise_signal(signal.SIGTERM)
+        assert self.given_up.wait(60)
+
+    def abandon(self):
+        self.given_up.set()
+
+
+@pytest.mark.parametrize("moment", ["between", "finish"])
+def test_told_to_stop_while_the_hub_is_silent(data, tmp_path, monkeypatch, capsys, moment):
+    """In a push at work beside the training, and in the last one, for which the run waits."""
+    monkeypatch.setattr("air_hf.runs.run.BackgroundPublisher", StuckPublisher)
+    words = ["--push_to_hub", "me/model", "--push_every", "1", "--push_timeout", "7", "--max_steps", "4",
+             "--eval_every", "2"]  # fmt: skip
+    if moment == "between":
+        monkeypatch.setattr(StuckPublisher, "push", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *command(data, tmp_path / "run", *words)[1:]])
+    assert stopped.value.code == 75
+    step = {"between": 3, "finish": 4}[moment]
+    assert f"saved step {step} after SIGTERM; go on with --resume_from latest" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_told_to_stop_in_an_evaluation(data, tmp_path, monkeypatch, capsys):
+    """However many puzzles are left; the run goes on with the evaluation."""
+    batches = []
+
+    def note(model, batch, max_segments):
+        batches.append(batch)
+        signal.raise_signal(signal.SIGTERM)
+        return run_segments(model, batch, max_segments)
+
+    run_segments = air_hf.evaluation._run_segments
+    monkeypatch.setattr("air_hf.evaluation._run_segments", note)
+    monkeypatch.chdir(ROOT)
+    words = command(data, tmp_path / "run", "--max_steps", "2", "--eval_batch_size", "5")[1:]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 75
+    assert len(batches) == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 0
+    assert [line["step"] for line in read_records(tmp_path / "run")[1]] == [2]
+
+
 def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
     output = tmp_path / "run"
     start(command(data, output, "--max_steps", "8")).join()
@@ -184,9 +271,9 @@ def test_damaged_checkpoints_are_passed_over(data, whole, tmp_path):
 @pytest.mark.parametrize("manifest", [b"\xff", b"[]", b"{}", b'{"config.json": "0"}', b""])
 def test_damaged_manifests(make_model, tmp_path, manifest):
     """Passed over; with nothing else left the run does not begin anew without a word."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
     for step in (1, 2):
-        save(trainer, run, step)
+        save(learner, run, step)
     said = []
     (run.place(2) / MANIFEST).write_bytes(manifest)
     assert run.latest(said.append) == run.place(1)
@@ -218,6 +305,16 @@ def test_repeated_signals_change_nothing(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_ends_what_is_waited_for():
+    ended = []
+    with Interruption() as interruption:
+        with interruption.calling(lambda: ended.append("while")):
+            signal.raise_signal(signal.SIGTERM)
+        with interruption.calling(lambda: ended.append("before")):
+            pass
+    assert ended == ["while", "before"]
+
+
 def test_records_that_are_damaged(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
@@ -230,10 +327,10 @@ def test_records_that_are_damaged(tmp_path):
 
 def test_what_is_kept(make_model, stream, tmp_path):
     """The last two and the best; `checkpoint` is the last."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=2)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
     for step, exact in enumerate((0.1, 0.7, 0.2, 0.3, 0.7), start=1):
-        trainer.train_step(stream.batch(trainer.step))
-        save_checkpoint(trainer, run.place(step))
+        learner.train_step(stream.batch(learner.step))
+        save_checkpoint(learner, run.place(step))
         scores = {"exact_accuracy": exact, "cell_accuracy": exact, "copy_accuracy": 0, "valid_rate": 0, "puzzle": "x",
                   "halting_accuracy": 0, "mean_segments": 1, "halting_exact_accuracy": 0, "num_puzzles": 1,
                   "exact_accuracy_by_segment": [], "num_segments": 1, "num_parameters": 1, "data": "",
@@ -247,28 +344,28 @@ def test_what_is_kept(make_model, stream, tmp_path):
     assert (tmp_path / "checkpoint").resolve() == run.place(5).resolve()
 
 
-def save(trainer: Trainer, run: RunFolder, step: int) -> None:
-    save_checkpoint(trainer, run.place(step))
+def save(learner: Learner, run: RunFolder, step: int) -> None:
+    save_checkpoint(learner, run.place(step))
     run.adopt(step)
 
 
 def test_going_back_drops_what_came_after(make_model, tmp_path):
     """The checkpoint just saved is kept, even if it is the only one to keep and later ones are there."""
-    trainer, run = make_trainer(make_model()), RunFolder(tmp_path, keep=1)
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=1)
     for step in (2, 4):
-        save(trainer, run, step)
+        save(learner, run, step)
     (run.place(4) / "evaluation.json").write_text("{")  # damaged
-    save(trainer, run, 3)
+    save(learner, run, 3)
     assert checkpoints(tmp_path) == {"step-00000003"}
     assert run.checkpoint.resolve() == run.place(3).resolve()
 
 
 def test_a_run_is_not_mixed_with_another(make_model, tmp_path):
-    trainer, run, other = make_trainer(make_model()), RunFolder(tmp_path / "a", 1), RunFolder(tmp_path / "b", 1)
-    save(trainer, run, 2)
+    learner, run, other = make_learner(make_model()), RunFolder(tmp_path / "a", 1), RunFolder(tmp_path / "b", 1)
+    save(learner, run, 2)
     assert other.find_checkpoint(str(run.checkpoint), print) == run.checkpoint  # a fork, in a folder of its own
     assert run.find_checkpoint(str(run.checkpoint), print) == run.checkpoint
-    save(trainer, other, 2)
+    save(learner, other, 2)
     with pytest.raises(ValueError, match=r"b holds another run than .*; choose another output_dir"):
         other.find_checkpoint(str(run.checkpoint), print)
 
@@ -280,26 +377,26 @@ def stream() -> PuzzleStream:
     return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 12, seed=0, augment=True)
 
 
-def make_trainer(model, **fields) -> Trainer:
-    arguments = TrainingArguments(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
-    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+def make_learner(model, **fields) -> Learner:
+    recipe = Recipe(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
+    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite(make_model, stream, poison):
-    trainer = make_trainer(make_model(), max_skipped_steps=1, warmup_steps=1, learning_rate=0.25)
-    trainer.train_step(stream.batch(0))
-    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    hook = trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * poison)
-    metrics = trainer.train_step(stream.batch(1))
+    learner = make_learner(make_model(), max_skipped_steps=1, warmup_steps=1, learning_rate=0.25)
+    learner.train_step(stream.batch(0))
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    hook = learner.model.lm_head.weight.register_hook(lambda gradient: gradient * poison)
+    metrics = learner.train_step(stream.batch(1))
     assert metrics["count"] == 0
-    assert (trainer.step, trainer.skipped) == (2, 1)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+    assert (learner.step, learner.skipped) == (2, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
     with pytest.raises(
         NonFiniteError, match=r"step 3: the loss or a gradient is not finite .*learning rate 0\.25, puzzle ids \[0\]"
     ):
-        trainer.train_step(stream.batch(2))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+        learner.train_step(stream.batch(2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
     hook.remove()
-    trainer.train_step(stream.batch(2))
-    assert trainer.carry.state.z_h.isfinite().all()
+    learner.train_step(stream.batch(2))
+    assert learner.carry.state.z_h.isfinite().all()

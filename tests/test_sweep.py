@@ -17,8 +17,9 @@ from support.training import make_csv
 from air_hf.cli import main
 from air_hf.commands.sweep import parse_seeds
 from air_hf.recipes import get_recipe, recipe_names
-from air_hf.runs.sweep import ASYMMETRIC, GROUPS, SYMMETRIC, Run, collect
-from air_hf.training import parse_arguments
+from air_hf.runs.arguments import parse_recipe
+from air_hf.runs.sweep import PlannedRun
+from air_hf.runs.sweep_table import make_rows, paper
 from air_hf.variants import VARIANTS, variant_config
 
 ROOT = Path(__file__).parent.parent
@@ -34,11 +35,11 @@ def command(*words) -> int:
 def test_every_recipe_is_a_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(get_recipe(name)["train_data"]).mkdir(parents=True)
-    arguments, fields = parse_arguments(["--config", name])
-    config = variant_config(arguments.variant, **fields)
-    assert (arguments.variant, arguments.seed) == (name.split("/")[1], 0)
+    recipe, fields = parse_recipe(["--config", name])
+    config = variant_config(recipe.variant, **fields)
+    assert (recipe.variant, recipe.seed) == (name.split("/")[1], 0)
     assert (config.hidden_size, config.max_segments) == (512, 16)
-    assert arguments.ema_decay == (0.999 if "trm" in name else 0)
+    assert recipe.ema_decay == (0.999 if "trm" in name else 0)
 
 
 def test_recipes_command(capsys):
@@ -61,7 +62,7 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert command(*words, "--print") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert shlex.split(lines[0])[:2] == ["python", "examples/train.py"]
+    assert shlex.split(lines[0])[:4] == ["python", "-m", "air_hf", "train"]
     assert not (tmp_path / "sweep").exists()
     assert command(*words) == 0
     table = capsys.readouterr().out
@@ -94,7 +95,7 @@ def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):
              f"--train_data '{tmp_path / 'data'}' --max_steps 100000 --hidden_size 32 --compile off --log_every 1",
              "--output", str(tmp_path / "sweep")]  # fmt: skip
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "air_hf.cli", "sweep", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "air_hf", "sweep", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     first = tmp_path / "sweep" / "Lx_H" / "seed-0"
     try:
@@ -114,18 +115,12 @@ def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):
     assert not (tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "metrics.jsonl").exists()
 
 
-def test_the_table(tmp_path):
+def test_the_table():
     """Group means are means of variants, whatever their number of seeds; the paper's stand beside them."""
-    accuracies = {name: [0.6, 0.5] for name in ASYMMETRIC} | {name: [0.4] for name in SYMMETRIC}
-    runs = []
-    for name, values in accuracies.items():
-        for seed, value in enumerate(values):
-            run = Run(name, seed, tmp_path / name / str(seed), [])
-            (run.folder / "checkpoint").mkdir(parents=True)
-            (run.folder / "checkpoint" / "evaluation.json").write_text(json.dumps({"exact_accuracy": value}))
-            (run.folder / "checkpoint" / "training.json").write_text(json.dumps({"finished": True}))
-            runs.append(run)
-    rows = {row.name: row for row in collect(runs, "sudoku")}
+    groups = paper()["groups"]
+    results = [(name, value) for name in groups["asymmetric"] for value in (0.6, 0.5)]
+    results += [(name, 0.4) for name in groups["symmetric"]]
+    rows = {row.name: row for row in make_rows(results, "sudoku")}
     assert rows["Lx_H"].mean == pytest.approx(55)
     assert rows["Lx_H"].deviation == pytest.approx(math.sqrt(50))
     assert rows["mean of asymmetric"].mean == pytest.approx(55)
@@ -134,7 +129,7 @@ def test_the_table(tmp_path):
     assert rows["asymmetric − symmetric"].mean == pytest.approx(15)
     assert rows["asymmetric − symmetric"].paper == pytest.approx(7.6, abs=0.05)
     assert "mean of ancestors" not in rows
-    assert sorted(name for members in GROUPS.values() for name in members) == sorted(VARIANTS)
+    assert sorted(name for members in groups.values() for name in members) == sorted(VARIANTS)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +141,6 @@ def test_the_table(tmp_path):
         (["--task", "sudoku", "--seeds", "0-2,1"], "seeds is '0-2,1', which names one more than once"),
         (["--task", "sudoku", "--variants", "hrm,hrm"], "variants is 'hrm,hrm', which names one more than once"),
         (["--task", "sudoku", "--jobs", "0"], "jobs is 0; it must be at least 1"),
-        (["--task", "sudoku", "--script", "nowhere.py"], "nowhere.py does not exist; run from a checkout"),
     ],
 )
 def test_impossible_sweeps(words, message, tmp_path, capsys, monkeypatch):
@@ -157,3 +151,13 @@ def test_impossible_sweeps(words, message, tmp_path, capsys, monkeypatch):
 
 def test_seeds():
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]
+
+
+@pytest.mark.parametrize("facts", [{}, {"finished": False}])
+def test_a_run_that_is_not_finished_has_no_scores(tmp_path, facts):
+    run = PlannedRun("Lx_H", 0, tmp_path, ())
+    assert run.scores is None
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "evaluation.json").write_text('{"exact_accuracy": 1}')
+    (tmp_path / "checkpoint" / "training.json").write_text(json.dumps(facts))
+    assert run.scores is None

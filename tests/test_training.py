@@ -1,6 +1,8 @@
 """The training step beyond parity: carry, exploration, schedule, EMA, checkpoints that go on exactly."""
 
 import copy
+import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,8 @@ from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
-from air_hf.training import Trainer, TrainingArguments, parse_arguments
+from air_hf.runs.arguments import parse_recipe
+from air_hf.training import Learner, Recipe
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
 
@@ -28,9 +31,9 @@ def stream() -> PuzzleStream:
     return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), BATCH, seed=0, augment=True)
 
 
-def make_trainer(model, **fields) -> Trainer:
-    arguments = TrainingArguments(**({"batch_size": BATCH, "max_steps": 100, "compile": "off"} | fields))
-    return Trainer(model, arguments, Accelerator(cpu=True, mixed_precision="no"))
+def make_learner(model, **fields) -> Learner:
+    recipe = Recipe(**({"batch_size": BATCH, "max_steps": 100, "compile": "off"} | fields))
+    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
 
 
 def test_refill_touches_halted_slots_only(make_model, stream):
@@ -92,35 +95,35 @@ def test_prefix_sign_sgd_moves_used_rows_only():
 
 def test_ema_by_hand(make_model, stream):
     model = make_model()
-    trainer = make_trainer(model, ema_decay=0.5)
+    learner = make_learner(model, ema_decay=0.5)
     expected = copy.deepcopy(model.lm_head.weight.data)
     for step in range(1, 11):
-        trainer.train_step(stream.batch(step - 1))
+        learner.train_step(stream.batch(step - 1))
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.lm_head.weight.data
     own = model.lm_head.weight.data.clone()
-    with trainer.ema.applied_to(model):
+    with learner.ema.applied_to(model):
         torch.testing.assert_close(model.lm_head.weight.data, expected)
     assert torch.equal(model.lm_head.weight.data, own)
 
 
 @pytest.mark.parametrize("variant", ["Lx_H", "trm-mlp"])
 def test_training_lowers_the_loss(make_model, stream, variant):
-    trainer = make_trainer(make_model(variant, hidden_size=64), learning_rate=3e-3, warmup_steps=10)
-    losses = [float(trainer.train_step(stream.batch(step))["lm_loss"]) / BATCH for step in range(80)]
+    learner = make_learner(make_model(variant, hidden_size=64), learning_rate=3e-3, warmup_steps=10)
+    losses = [float(learner.train_step(stream.batch(step))["lm_loss"]) / BATCH for step in range(80)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
 @pytest.mark.parametrize("variant", ["Lx_H", "L2x_H2x-prepend-keep", "trm-mlp"])
 def test_a_resumed_run_is_the_uninterrupted_one(make_model, stream, variant, tmp_path):
-    whole = make_trainer(make_model(variant))
+    whole = make_learner(make_model(variant))
     for step in range(8):
         whole.train_step(stream.batch(step))
-    first = make_trainer(make_model(variant))
+    first = make_learner(make_model(variant))
     for step in range(5):
         first.train_step(stream.batch(step))
     save_checkpoint(first, tmp_path / "checkpoint")
-    second = make_trainer(make_model(variant, seed=1))
+    second = make_learner(make_model(variant, seed=1))
     load_checkpoint(second, tmp_path / "checkpoint")
     for step in range(second.step, 8):
         second.train_step(stream.batch(step))
@@ -131,43 +134,43 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_model, stream, variant, tmp
 
 
 def test_resuming_what_is_not_there_or_not_ours(make_model, stream, tmp_path):
-    trainer = make_trainer(make_model(), warmup_steps=1)
-    trainer.train_step(stream.batch(0))
-    trainer.train_step(stream.batch(1))
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+    learner = make_learner(make_model(), warmup_steps=1)
+    learner.train_step(stream.batch(0))
+    learner.train_step(stream.batch(1))
+    save_checkpoint(learner, tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match=r"nowhere.*state\.json does not exist; expected a checkpoint folder"):
-        load_checkpoint(trainer, tmp_path / "nowhere")
+        load_checkpoint(learner, tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"was trained with learning_rate=0\.001; this run has 0\.5"):
-        load_checkpoint(make_trainer(make_model(), warmup_steps=1, learning_rate=0.5), tmp_path / "checkpoint")
+        load_checkpoint(make_learner(make_model(), warmup_steps=1, learning_rate=0.5), tmp_path / "checkpoint")
     others = {"hidden_size": 64, "h_cycles": 1, "halting": "halt_only", "input_operator": "negate", "max_segments": 2}
     for name, value in others.items():
-        ours = getattr(trainer.model.config, name)
+        ours = getattr(learner.model.config, name)
         with pytest.raises(CheckpointError, match=f"was trained with {name}={ours!r}; this run has {value!r}"):
-            load_checkpoint(make_trainer(make_model(**{name: value}), warmup_steps=1), tmp_path / "checkpoint")
+            load_checkpoint(make_learner(make_model(**{name: value}), warmup_steps=1), tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="has run 2 steps; max_steps is 1"):
-        load_checkpoint(make_trainer(make_model(), warmup_steps=1, max_steps=1), tmp_path / "checkpoint")
+        load_checkpoint(make_learner(make_model(), warmup_steps=1, max_steps=1), tmp_path / "checkpoint")
     load_checkpoint(
-        make_trainer(make_model(), warmup_steps=1, max_steps=200), tmp_path / "checkpoint"
+        make_learner(make_model(), warmup_steps=1, max_steps=200), tmp_path / "checkpoint"
     )  # longer, at a constant rate
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(make_model, stream, tmp_path, monkeypatch):
-    trainer = make_trainer(make_model())
-    trainer.train_step(stream.batch(0))
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+    learner = make_learner(make_model())
+    learner.train_step(stream.batch(0))
+    save_checkpoint(learner, tmp_path / "checkpoint")
     before = (tmp_path / "checkpoint" / "model.safetensors").read_bytes()
-    trainer.train_step(stream.batch(1))
+    learner.train_step(stream.batch(1))
 
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("air_hf.runs.checkpoint.save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        save_checkpoint(trainer, tmp_path / "checkpoint")
+        save_checkpoint(learner, tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() == before
     monkeypatch.undo()
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+    save_checkpoint(learner, tmp_path / "checkpoint")
     assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() != before
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
@@ -175,11 +178,11 @@ def test_a_failed_save_leaves_the_old_checkpoint(make_model, stream, tmp_path, m
 def test_recipes_and_overrides(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("variant: hrm\ntrain_data: here.csv\ntest_data: there.csv\nlearning_rate: 1e-4\naugment: false\n")
-    arguments, model = parse_arguments(["--config", str(recipe), "--h_cycles", "3", "--learning_rate", "2e-4"])
+    arguments, model = parse_recipe(["--config", str(recipe), "--h_cycles", "3", "--learning_rate", "2e-4"])
     assert (arguments.variant, arguments.learning_rate, arguments.augment) == ("hrm", 2e-4, False)
     assert model == {"h_cycles": 3}
     recipe.write_text("train_data: a.csv\ntest_data: b.csv\ncompile: off\nmixed_precision: no\nmax_minutes:\n")
-    arguments, _ = parse_arguments(["--config", str(recipe)])  # YAML reads off and no as false
+    arguments, _ = parse_recipe(["--config", str(recipe)])  # YAML reads off and no as false
     assert (arguments.compile, arguments.mixed_precision, arguments.max_minutes) == ("off", "no", None)
 
 
@@ -201,7 +204,7 @@ def test_recipes_and_overrides(tmp_path):
 )
 def test_bad_arguments(words, message, capsys):
     with pytest.raises(SystemExit):
-        parse_arguments(words)
+        parse_recipe(words)
     assert message in capsys.readouterr().err
 
 
@@ -213,47 +216,91 @@ def test_bad_arguments(words, message, capsys):
         ("- 1\n", "holds list; expected fields"),
         ("a: [\n", "is not YAML"),
         ("seed: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("seed: 2026-13-45\n", "is not YAML: month must be in 1..12"),
+        ("seed: [1]\n", "seed holds a list; expected one value"),
+        ("seed: {a: 1}\n", "seed holds a dict; expected one value"),
+        ("seed: true\n", "seed: invalid int value: 'True'"),
+        ("seed: 1.5\n", "seed: invalid int value: '1.5'"),
+        ("seed: 4294967296\n", "seed is 4294967296; it must not be negative, and less than 2**32"),
+        ("augment: perhaps\n", "augment: invalid truth value: 'perhaps'"),
+        ("optimizer: sgd\n", "optimizer: invalid choice: 'sgd' (choose from adam_atan2, adamw, muon)"),
+        ("num_puzzle_ids: 5\n", "unknown fields num_puzzle_ids"),
+        ('train_data: "a\\0b"\ntest_data: c\n', "train_data is 'a\\x00b'; it must not hold a NUL character"),
+        ("a: " + 5000 * "[" + "\n", "is nested too deeply; expected one `name: value` a line"),
     ],
 )
 def test_bad_recipes(content, message, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_recipes_of_another_encoding(encoding, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("train_data: Rätsel\n", encoding=encoding)
     with pytest.raises(SystemExit):
-        parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
-    error = capsys.readouterr().err
-    assert message in error
-    assert "recipe.yaml" in error
+        parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
+    assert "recipe.yaml is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_fields_describe_themselves():
+    """Nothing that is only on one machine is published, and what decides the weights may not change on resume."""
+    recipe = Recipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
+    assert all(entry.metadata["help"] for entry in dataclasses.fields(Recipe))
+    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub"}
+    assert not private & recipe.marked("published").keys()
+    assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
+    assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled
+    assert not {"train_data", "compile", "push_timeout"} & recipe.settled.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": "0"}, "seed is '0'; it must be of type int"),
+        ({"batch_size": True}, "batch_size is True; it must be of type int"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of adam_atan2, adamw, muon"),
+        ({"collective_timeout": 0}, "collective_timeout is 0; it must be positive"),
+        ({"push_every": 1}, "push_every is 1, but push_to_hub names no repository"),
+    ],
+)
+def test_recipes_made_in_python(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Recipe(**fields)
 
 
 def test_checkpoint_holds_the_averaged_weights(make_model, stream, tmp_path):
-    trainer = make_trainer(make_model(), ema_decay=0.9)
+    learner = make_learner(make_model(), ema_decay=0.9)
     for step in range(4):
-        trainer.train_step(stream.batch(step))
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+        learner.train_step(stream.batch(step))
+    save_checkpoint(learner, tmp_path / "checkpoint")
     saved = load_file(tmp_path / "checkpoint" / "model.safetensors")
-    for name, _ in trainer.model.named_parameters():
-        assert torch.equal(saved[name], trainer.ema.averages[name])
-    assert not torch.equal(saved["lm_head.weight"], trainer.model.lm_head.weight)
+    for name, _ in learner.model.named_parameters():
+        assert torch.equal(saved[name], learner.ema.averages[name])
+    assert not torch.equal(saved["lm_head.weight"], learner.model.lm_head.weight)
     ids = stream.batch(9)["input_ids"]
-    trainer.model.eval()
-    with torch.no_grad(), trainer.ema.applied_to(trainer.model):
-        expected = trainer.model(ids).logits
+    learner.model.eval()
+    with torch.no_grad(), learner.ema.applied_to(learner.model):
+        expected = learner.model(ids).logits
     assert torch.equal(load_model(tmp_path / "checkpoint")(ids).logits, expected)
     assert training_facts(tmp_path / "checkpoint") == {"step": 4, "ema": 0.9}
 
 
 def test_a_model_without_a_named_puzzle_is_saved_without_a_tokenizer(make_model, stream, tmp_path):
-    trainer = make_trainer(make_model(puzzle=None))
-    save_checkpoint(trainer, tmp_path / "checkpoint")
+    learner = make_learner(make_model(puzzle=None))
+    save_checkpoint(learner, tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint" / "tokenizer.json").exists()
     assert load_model(tmp_path / "checkpoint").config.puzzle is None
     assert training_facts(tmp_path) == {}
 
 
 def test_what_the_step_does_not_honour_is_refused(make_model):
-    arguments = TrainingArguments(compile="off")
+    recipe = Recipe(compile="off")
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match="has gradient_accumulation_steps 2; say accumulation_steps"):
-        Trainer(make_model(), arguments, accelerator)
+        Learner(make_model(), recipe, accelerator)
     accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
-        Trainer(make_model(), arguments, accelerator)
+        Learner(make_model(), recipe, accelerator)

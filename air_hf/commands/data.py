@@ -1,16 +1,16 @@
 """`air-hf data`: generate, build, publish, info."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from air_hf.dataset_builders.builders import MazeHard, PuzzleBuilder, SudokuExtreme
-from air_hf.dataset_builders.folder import build_folder, check_folder, read_provenance
-from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.dataset_builders.builders import builder_of
+from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository, read_provenance
+from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
 from air_hf.hub import fetch_folder, push_folder
-from air_hf.puzzles import get_puzzle
+from air_hf.puzzles import PuzzleError, all_families, get_puzzle
 
-FAMILIES: dict[str, type[PuzzleBuilder]] = {"sudoku": SudokuExtreme, "maze": MazeHard}
 _LICENSES = {"generate": "apache-2.0", "csv": "unknown", "hub": "unknown"}
 
 
@@ -21,15 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     generate.add_argument("--puzzle", required=True, help='family and size, e.g. "sudoku-6x6" or "maze-10x10"')
     generate.add_argument("--train", type=int, required=True, help="train puzzles")
     generate.add_argument("--test", type=int, required=True, help="test puzzles, of symmetry classes not in train")
-    generate.add_argument("--output", type=Path, required=True, help="folder for train.csv and test.csv")
+    generate.add_argument("--output", type=_folder, required=True, help="folder for train.csv and test.csv")
     generate.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
     generate.add_argument("--workers", type=int, help="processes (default: one per core)")
-    _add_generator_options(generate)
+    options = _add_family_options(generate)
 
     build = actions.add_parser("build", help="build a data set as a folder ready for the Hub")
-    build.add_argument("family", choices=FAMILIES)
+    build.add_argument("family", help="of the puzzles, e.g. sudoku, maze, grid")
     build.add_argument("--source", choices=("hub", "csv", "generate"), required=True)
-    build.add_argument("--output", type=Path, required=True, help="new folder")
+    build.add_argument("--output", type=_folder, required=True, help="new folder")
     build.add_argument("--configs", help="comma-separated; the first becomes the default (default: all of the family)")
     build.add_argument("--path", help="folder with train.csv and test.csv, for --source csv")
     build.add_argument("--revision", help="commit, tag or branch of the Hub's data set (default main)")
@@ -44,10 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     build.add_argument("--license", help="of the puzzles (default: apache-2.0 if generated, else unknown)")
     build.add_argument("--num_proc", type=int, help="processes that write (default 1)")
     build.add_argument("--cache_dir", help="for downloads and generated puzzles (default: that of datasets)")
-    _add_generator_options(build)
+    _add_family_options(build)
 
     publish = actions.add_parser("publish", help="push a built folder to the Hub in one commit")
-    publish.add_argument("folder", type=Path)
+    publish.add_argument("folder", type=_folder)
     publish.add_argument("repository", help="ORG/NAME")
     publish.add_argument("--public", action="store_true", help="a new repository is private without this")
     publish.add_argument("--revision", help="branch to commit to (default main)")
@@ -55,65 +55,87 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     info = actions.add_parser("info", help="say what a built folder or a published repository holds")
     info.add_argument("source", help="folder, or ORG/NAME on the Hub")
     info.add_argument("--revision", help="of the repository")
-    info.add_argument("--check", action="store_true", help="read every row and compare with the recorded SHA-256")
+    info.add_argument("--check", action="store_true", help="compare every file and row with the recorded SHA-256")
 
     workers = {"generate": _generate, "build": _build, "publish": _publish, "info": _info}
-    return lambda args: workers[args.action](args)
+    return lambda args: workers[args.action](args, options)
 
 
-def _add_generator_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to generate")
-    group.add_argument("--clues", type=int, help="Sudoku: clues to leave (default: minimal puzzles)")
-    group.add_argument("--min_rating", type=int, help="Sudoku: least dead ends of our solver (default 0)")
-    group.add_argument("--min_path_cells", type=int, help="maze: least cells on a shortest path, S and G included")
-    group.add_argument("--wall_share", type=float, help="maze: probability of a wall (default 0.37)")
-    group.add_argument("--unique_path", action="store_true", default=None, help="maze: only one shortest path")
+def _folder(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder")
+    return Path(text)
 
 
-def _generator_options(args: argparse.Namespace) -> dict:
-    names = ("clues", "min_rating", "min_path_cells", "wall_share", "unique_path")
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+def _add_family_options(parser: argparse.ArgumentParser) -> tuple[set[str], set[str]]:
+    """Adds what the families declare: options of a puzzle, and of its generator; returns both sets of names.
+
+    A name that an earlier family has declared keeps that family's type.
+    """
+    puzzle_options, generator_options = set(), set()
+    parser.add_argument("--max_seconds", type=float, help="give up generating after so long (default: never)")
+    for family in all_families():
+        try:
+            generator = generator_class(family)
+        except PuzzleError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        group = parser.add_argument_group(f"{family.family} puzzles")
+        of_puzzle = {name: {"help": "of the puzzle, not of its generator"} for name in family.option_names}
+        of_generator = generator.options if generator else {}
+        for name, declared in (of_puzzle | of_generator).items():
+            if name not in puzzle_options | generator_options:
+                group.add_argument(f"--{name}", **declared)
+        puzzle_options |= of_puzzle.keys()
+        generator_options |= of_generator.keys()
+    return puzzle_options, generator_options
 
 
-def _generate(args: argparse.Namespace) -> None:
-    puzzle, options = get_puzzle(args.puzzle), _generator_options(args)
-    split = generate_split(puzzle, args.train, args.test, args.seed, args.workers, **options)
-    write_split(args.output, puzzle, split, args.seed, options)
+def _given(args: argparse.Namespace, names) -> dict:
+    return {name: value for name in sorted(names) if (value := getattr(args, name)) is not None}
+
+
+def _generate(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None:
+    of_puzzle, of_generator = (_given(args, names) for names in options)
+    puzzle = get_puzzle(args.puzzle, **of_puzzle)
+    check_new(args.output)
+    split = generate_split(
+        puzzle, args.train, args.test, args.seed, args.workers, max_seconds=args.max_seconds, **of_generator
+    )
+    write_split(args.output, puzzle, split, args.seed, of_generator)
     print(f"wrote {args.train} train and {args.test} test puzzles of {puzzle.name} to {args.output}")
 
 
-def _build(args: argparse.Namespace) -> None:
-    family = FAMILIES[args.family]
+def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None:
+    family = builder_of(args.family)
     known = {config.name: config for config in family.BUILDER_CONFIGS}
     names = args.configs.split(",") if args.configs else list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"unknown configuration {', '.join(unknown)}; {args.family} has {', '.join(known)}")
     fields = ("path", "revision", "puzzle", "seed", "min_difficulty", "on_error", "check_unique")
-    fields += ("num_train", "num_test", "subsample_size")
-    given = {name: value for name in fields if (value := getattr(args, name)) is not None}
-    options = _generator_options(args)
+    fields += ("num_train", "num_test", "subsample_size", "max_seconds")
+    overrides = _given(args, fields)
+    for name, given in zip(("puzzle_options", "generator"), (_given(args, names) for names in options), strict=True):
+        overrides |= {name: given} if given else {}
     builders = []
     for name in names:
-        overrides = dict(given)
-        if known[name].subsample_size is None:  # a configuration of every puzzle stays one
-            overrides.pop("subsample_size", None)
-        if options:
-            overrides["generator"] = options
-        builders.append(family(name, source=args.source, cache_dir=args.cache_dir, **overrides))
+        # A configuration of every puzzle stays one.
+        kept = {n: v for n, v in overrides.items() if n != "subsample_size" or known[name].subsample_size is not None}
+        builders.append(family(name, source=args.source, cache_dir=args.cache_dir, **kept))
     facts = build_folder(builders, args.output, args.license or _LICENSES[args.source], args.num_proc)
     _describe(str(args.output), facts)
 
 
-def _publish(args: argparse.Namespace) -> None:
-    read_provenance(args.folder)  # a folder that is none of ours is refused here
+def _publish(args: argparse.Namespace, _) -> None:
+    facts = read_provenance(args.folder)  # a folder that is none of ours is refused here
+    name_repository(args.folder, args.repository)
     commit = push_folder(args.folder, args.repository, "dataset", private=not args.public, revision=args.revision)
     print(f"published {args.folder} as {args.repository}, commit {commit}")
-    first = next(iter(read_provenance(args.folder)))
-    print(f'load it with: datasets.load_dataset("{args.repository}", "{first}")')
+    print(f'load it with: datasets.load_dataset("{args.repository}", "{next(iter(facts))}")')
 
 
-def _info(args: argparse.Namespace) -> None:
+def _info(args: argparse.Namespace, _) -> None:
     folder = Path(args.source)
     if not folder.is_dir():
         names = None if args.check else ["provenance.json"]
@@ -121,7 +143,7 @@ def _info(args: argparse.Namespace) -> None:
     _describe(args.source, read_provenance(folder))
     if args.check:
         check_folder(folder)
-        print("every row is as it was built")
+        print("every file and row is as it was built")
 
 
 def _describe(name: str, facts: dict) -> None:

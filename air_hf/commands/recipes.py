@@ -18,4 +18,4 @@ def _recipes(args: argparse.Namespace) -> None:
         print(yaml.safe_dump(get_recipe(args.name), sort_keys=False), end="")
     else:
         print("\n".join(recipe_names()))
-        print("\nprint one: air-hf recipes NAME\ntrain one: accelerate launch examples/train.py --config NAME")
+        print("\nprint one: air-hf recipes NAME\ntrain one: air-hf train --config NAME")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from air_hf.runs.sweep import check_recipe, collect, execute, plan_runs, shell_line, write_tables
+from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
+from air_hf.runs.sweep_table import make_rows, write_tables
 from air_hf.variants import VARIANTS
 
 
@@ -21,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--print", action="store_true", help="print the commands, one a line, instead of running them")
     parser.add_argument("--table_only", action="store_true", help="only write the tables of what is finished")
-    parser.add_argument("--script", type=Path, default=Path("examples/train.py"), help="default examples/train.py")
     parser.add_argument("--extra", default="", help='further fields of every run, e.g. "--max_steps 500"')
+    parser.epilog = "Exit status: 0 if every run is finished, 1 if some are not, 2 for bad input."
     return _sweep
 
 
@@ -35,12 +36,10 @@ def _sweep(args: argparse.Namespace) -> int:
     for name, values in (("variants", variants), ("seeds", seeds)):
         if len(set(values)) < len(values):
             raise ValueError(f"{name} is {getattr(args, name)!r}, which names one more than once")
-    if not args.script.is_file():
-        raise ValueError(f"{args.script} does not exist; run from a checkout of the repository, or say --script")
     if args.jobs < 1:
         raise ValueError(f"jobs is {args.jobs}; it must be at least 1")
     recipe = (lambda variant: f"{args.task}/{variant}") if args.task else (lambda variant: args.config)
-    runs = plan_runs(variants, seeds, args.output, args.script, recipe, shlex.split(args.extra))
+    runs = plan_runs(variants, seeds, args.output, recipe, shlex.split(args.extra))
     if args.print:
         print("\n".join(shell_line(run) for run in runs))
         return 0
@@ -49,19 +48,21 @@ def _sweep(args: argparse.Namespace) -> int:
     for run in runs:
         if run.scores is not None:
             check_recipe(run)
-    failed = [] if args.table_only else execute(runs, args.jobs, print)
-    finished = [run for run in runs if run.scores is not None]
+    if not args.table_only:
+        Execution(args.jobs, print).run(runs)
+    finished = {run: scores for run in runs if (scores := run.scores) is not None}
     if not finished:
         raise ValueError(f"{args.output}: no run is finished, there is nothing to tabulate")
-    scores = finished[0].scores
-    rows = collect(runs, scores["puzzle"].split("-")[0])
+    scores = next(iter(finished.values()))
+    results = [(run.variant, scores["exact_accuracy"]) for run, scores in finished.items()]
+    rows = make_rows(results, scores["puzzle"].split("-")[0])
     note = (
         f"{args.task or args.config}{f', {args.extra}' if args.extra else ''}: {scores['num_puzzles']:,} test puzzles "
         f"({scores['puzzle']}), {scores['num_segments']} segments. {len(finished)} of {len(runs)} runs."
     )
     write_tables(rows, args.output, f"Sweep of {args.task or args.config}", note)
     print((args.output / "table.md").read_text(encoding="utf-8"))
-    return 1 if failed else 0
+    return 0 if args.table_only or len(finished) == len(runs) else 1
 
 
 def parse_seeds(text: str) -> list[int]:

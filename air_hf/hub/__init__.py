@@ -3,13 +3,13 @@
 from air_hf.hub.loading import (
     EVALUATION,
     TRAINING_FACTS,
-    CheckpointError,
-    PublishError,
-    fetch_folder,
     load_model,
-    push_folder,
+    load_tokenizer,
+    read_config,
     training_facts,
 )
+from air_hf.hub.transfer import PublishError, fetch_folder, push_folder, resolve_repository
+from air_hf.modeling import CheckpointError
 
 __all__ = [
     "EVALUATION",
@@ -18,6 +18,9 @@ __all__ = [
     "PublishError",
     "fetch_folder",
     "load_model",
+    "load_tokenizer",
     "push_folder",
+    "read_config",
+    "resolve_repository",
     "training_facts",
 ]

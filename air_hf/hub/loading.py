@@ -1,31 +1,24 @@
-"""The Hub: checkpoints loaded from a folder or a repository, folders published in one commit."""
+"""Checkpoints, loaded from a folder or a repository with everything in them looked at."""
 
-import json
+import os
 import re
-import time
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoModel
-from transformers.utils import cached_file
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from tokenizers import Tokenizer
+from transformers import AutoModel, PreTrainedTokenizerFast
 
-from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.hub.transfer import describe_error
+from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
+from air_hf.modeling.weights_air import fetch_file, read_json_object
+from air_hf.puzzles import puzzle_of
+from air_hf.tokenization import build_tokenizer
 
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
-# Files of an earlier push that a new one removes if it does not bring them again.
-_OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
-# What the client raises; a RuntimeError says which file of an upload failed, its cause says why; a ValueError is a card
-# whose metadata the Hub does not accept.
-_HUB_ERRORS = (HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError)
-_WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
-_REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, incomplete or of another model or run; the message says which and where."""
+_REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_PLACE = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
@@ -33,120 +26,129 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
 
     Args:
         source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
-        kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `attn_implementation`.
+        kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `cache_dir`, `attn_implementation`.
 
     Raises:
-        CheckpointError: no such folder or repository, or a folder without a checkpoint of this package.
+        CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
+            that are not those of a model of this package, or numbers that are not finite.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} holds no checkpoint: config.json is missing")
-    elif not _REPO_ID.fullmatch(str(source)):
-        raise CheckpointError(f"checkpoint folder {source} does not exist")
+    path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
+    config = _parse_config(path)
+    if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
+        kwargs["revision"] = path.parent.name
     try:
-        model = AutoModel.from_pretrained(source, **kwargs)
-    except OSError as error:
-        raise CheckpointError(
-            f"there is no checkpoint folder {source}, and no repository of that name within reach: {error}"
-        ) from error
-    if not isinstance(model, AIRForPuzzleSolving):
-        raise CheckpointError(f"{source} is a {type(model).__name__}, not an AIRForPuzzleSolving")
+        model = AutoModel.from_pretrained(source, config=config, trust_remote_code=False, **kwargs)
+    except (OSError, HfHubHTTPError, httpx2.HTTPError) as error:
+        raise CheckpointError(f"{source}: the weights cannot be read ({describe_error(error)})") from error
     return model.eval()
 
 
-def training_facts(source: str | Path, revision: str | None = None) -> dict:
-    """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is."""
-    path = cached_file(source, TRAINING_FACTS, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-class PublishError(ValueError):
-    """A push that did not happen; the message says what the repository holds now."""
-
-
-def push_folder(
-    folder: str | Path,
-    repository: str,
-    repo_type: str,
-    *,
-    private: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-    message: str | None = None,
-) -> str:
-    """Publishes a folder in one commit, so that the repository is at its old or its new state, never between.
-
-    Large files travel first and are not sent again by a second try, which is how a push that failed goes on.
+def read_config(source: str | Path, **place) -> AIRConfig:
+    """The configuration of a checkpoint.
 
     Args:
-        folder (`str` or `Path`): what the repository shall hold; files of an earlier push that are gone are removed.
-        repository (`str`): `ORG/NAME`.
-        repo_type (`str`): "model" or "dataset".
-        private (`bool`): of a repository that is made now; an existing one stays as it is.
-        revision (`str`, *optional*): the branch; made if it does not exist.
-        token (`str`, *optional*): from the usual places if None.
-        message (`str`, *optional*): the commit's.
-
-    Returns:
-        the commit's SHA.
+        source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
+        place: `revision`, `cache_dir`, `token`.
 
     Raises:
-        PublishError: no folder, a bad name, no right to write, or a Hub that cannot be reached or fails.
+        CheckpointError: no checkpoint, or a config.json that is damaged or none of this package's.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise PublishError(f"{folder} does not exist; expected a folder to publish")
-    api = HfApi(token=token)
-    for wait in (*_WAITS, None):
-        try:
-            return _push(api, folder, repository, repo_type, private, revision, message)
-        except HFValidationError as error:
-            raise PublishError(f"{repository!r} is no name of a repository; expected ORG/NAME: {error}") from error
-        except _HUB_ERRORS as error:
-            if wait is None or not _may_pass(error):
-                raise PublishError(
-                    f"{repository}: the push failed ({error}{_cause(error)}). {folder} is untouched, and the "
-                    "repository holds what it held before, or all of the push; the same command again completes it"
-                ) from error
-            time.sleep(wait)
+    return _parse_config(_find_config(source, **place))
 
 
-def _push(api: HfApi, folder: Path, repository: str, repo_type: str, private: bool, revision, message) -> str:
-    if not api.repo_exists(repository, repo_type=repo_type):
-        api.create_repo(repository, repo_type=repo_type, private=private)
-    if revision is not None:
-        api.create_branch(repository, branch=revision, repo_type=repo_type, exist_ok=True)
-    commit = api.upload_folder(
-        folder_path=folder,
-        repo_id=repository,
-        repo_type=repo_type,
-        revision=revision,
-        commit_message=message or f"air-hf: publish {folder.name}",
-        delete_patterns=_OURS,
-    )
-    return commit.oid
+def _find_config(source: str | Path, **place) -> Path:
+    path = find_file(source, "config.json", **place)
+    if path is None:
+        raise CheckpointError(f"{source} holds no checkpoint: config.json is missing")
+    return path
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another try may succeed: the Hub is busy or failing, the connection broke, or somebody else committed."""
-    cause = error.__cause__ if type(error) is RuntimeError else error  # the client wraps what happened to an upload
-    if isinstance(cause, HfHubHTTPError):
-        return cause.response.status_code in (408, 409, 412, 429) or cause.response.status_code >= 500
-    return isinstance(cause, httpx2.TransportError)
-
-
-def _cause(error: Exception) -> str:
-    return f": {error.__cause__}" if type(error) is RuntimeError else ""
-
-
-def fetch_folder(repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None) -> Path:
-    """Downloads a repository, or some of its files, and returns the folder.
-
-    Raises:
-        PublishError: no such repository, or no right to read it.
-    """
+def _parse_config(path: Path) -> AIRConfig:
+    fields = read_json_object(path)
+    if fields.get("model_type") != AIRConfig.model_type:
+        raise CheckpointError(
+            f"{path} is of model_type {fields.get('model_type')!r}; expected {AIRConfig.model_type!r}"
+        )
     try:
-        return Path(snapshot_download(repository, repo_type=repo_type, revision=revision, allow_patterns=files))
-    except (HFValidationError, *_HUB_ERRORS) as error:
-        raise PublishError(f"{repository}: cannot be read from the Hub ({error}{_cause(error)})") from error
+        return AIRConfig.from_dict(fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise CheckpointError(f"{path}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Without the validator's name, which comes first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^\w+Error: ", "", " ".join(lines[1:] or lines))
+
+
+def find_file(source: str | Path, name: str, **place) -> Path | None:
+    """Where a file of a checkpoint is on this machine, fetched if need be; None if the checkpoint has no such file.
+
+    Raises:
+        CheckpointError: there is no such checkpoint within reach.
+    """
+    if not os.path.isdir(source):
+        if os.path.lexists(source):
+            raise CheckpointError(f"{source} is no folder; expected a checkpoint folder, or a repository on the Hub")
+        if not _REPO_ID.fullmatch(str(source)):
+            raise CheckpointError(f"checkpoint folder {source} does not exist")
+    try:
+        path = fetch_file(source, name, **place)
+    except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
+        raise CheckpointError(
+            f"there is no checkpoint folder {source}, and no repository of that name within reach "
+            f"({describe_error(error)})"
+        ) from error
+    return None if path is None else Path(path)
+
+
+def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint's puzzle, once the checkpoint's own file is seen to say the same.
+
+    Args:
+        source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
+        config ([`AIRConfig`]): the checkpoint's; its puzzle must be known.
+        place: `revision`, `cache_dir`, `token`.
+
+    Raises:
+        CheckpointError: tokenizer.json is missing, damaged or of another puzzle.
+    """
+    path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
+    if path is None:
+        raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")
+    read_json_object(path)
+    tokenizer = build_tokenizer(puzzle)
+    try:
+        found = Tokenizer.from_file(str(path))
+        ids = found.encode(puzzle.example).ids
+        text = found.decode(ids)
+    except Exception as error:  # the library raises nothing more special
+        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: {_one_line(error)}") from error
+    if ids != puzzle.parse(puzzle.example).tolist() or text != puzzle.example:
+        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: it makes other ids of a board")
+    vocabularies = [each.get_vocab() for each in (found, tokenizer)]
+    for symbol in sorted(set().union(*vocabularies)):
+        theirs, ours = (vocabulary.get(symbol) for vocabulary in vocabularies)
+        if theirs != ours:
+            raise CheckpointError(f"{path} gives {symbol[:40]!r} the id {theirs}; {puzzle.name} has {ours}")
+    return tokenizer
+
+
+def read_facts(folder: str | Path, name: str) -> dict:
+    """What a checkpoint records in one of its JSON files; empty where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = Path(folder) / name
+    return read_json_object(path) if path.exists() else {}
+
+
+def training_facts(source: str | Path, **place) -> dict:
+    """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged file.
+    """
+    path = find_file(source, TRAINING_FACTS, **place)
+    return {} if path is None else read_json_object(path)

@@ -1,24 +1,26 @@
 """The card of a checkpoint, written from its own files: `config.json`, `training.json` and `evaluation.json`."""
 
-import json
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from yaml import safe_dump
 
-from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, CheckpointError
+from air_hf.files import atomic_file, write_text
+from air_hf.hub.loading import read_config
+from air_hf.hub.records import Records, hub_name, read_records, without_paths
 from air_hf.modeling import AIRConfig
+from air_hf.puzzles import Puzzle, puzzle_of
 from air_hf.variants import VARIANTS
 
 _CURVE = "images/training.png"
-_LONGEST_EXAMPLE = 256  # symbols
+_LONGEST_LINE = 90  # symbols of a board that is printed on one line
 _RECIPE_ORDER = ("variant", "max_steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _TEXT = """---
 {metadata}
 ---
@@ -27,29 +29,9 @@ _TEXT = """---
 
 {summary}
 
-## Use it
+{board}## Use it
 
-```python
-import air_hf  # pip install air-hf; without it, pass trust_remote_code=True and pin revision=
-from transformers import AutoModel, AutoTokenizer
-
-model = AutoModel.from_pretrained("{repository}")
-tokenizer = AutoTokenizer.from_pretrained("{repository}")
-ids = tokenizer({board}, return_tensors="pt").input_ids
-print(tokenizer.decode(model.solve(ids).sequences[0]))
-```
-
-Or, code included, in one line, with the answer checked by the rules:
-
-```python
-from transformers import pipeline
-
-solver = pipeline("puzzle-solving", model="{repository}", trust_remote_code=True)
-print(solver({board}))
-```
-
-From a shell: `air-hf solve --model {repository} BOARD`. A board is written row by row, {symbols}.
-
+{use}
 ## The model
 
 {place}
@@ -62,58 +44,139 @@ From a shell: `air-hf solve --model {repository} BOARD`. A board is written row 
 ## Results
 
 {results}
-## Limits
+{more}## Limits
 
-- Boards of exactly {cells} cells ({puzzle}); nothing else.
+- {boards}
 - An answer may be wrong, and the halting score, from which the confidence comes, may be wrong about it. The rules
   tell: the pipeline's `valid` checks every answer.
 {limits}
 ## Citation
 
 ```bibtex
-@misc{{air, title = {{Asymmetric Input Recurrence}}, url = {{https://arxiv.org/abs/2605.17811}}}}
-@misc{{trm, title = {{Tiny Recursive Model}}, url = {{https://arxiv.org/abs/2510.04871}}}}
-@misc{{hrm, title = {{Hierarchical Reasoning Model}}, url = {{https://arxiv.org/abs/2506.21734}}}}
+@misc{{shen2026air,
+  title = {{One Model, Two Roles: Emergent Specialization in a Shared Recurrent Transformer}},
+  author = {{Shen, Jucheng and Su, Wenyi and Kyrillidis, Anastasios}},
+  year = {{2026}}, eprint = {{2605.17811}}, archivePrefix = {{arXiv}}, url = {{https://arxiv.org/abs/2605.17811}}
+}}
+@misc{{jolicoeur2025trm,
+  title = {{Less is More: Recursive Reasoning with Tiny Networks}},
+  author = {{Jolicoeur-Martineau, Alexia}},
+  year = {{2025}}, eprint = {{2510.04871}}, archivePrefix = {{arXiv}}, url = {{https://arxiv.org/abs/2510.04871}}
+}}
+@misc{{wang2025hrm,
+  title = {{Hierarchical Reasoning Model}},
+  author = {{Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and Lu, Meng and
+            Song, Sen and Yasin Abbasi Yadkori}},
+  year = {{2025}}, eprint = {{2506.21734}}, archivePrefix = {{arXiv}}, url = {{https://arxiv.org/abs/2506.21734}}
+}}
 ```
+"""
+_USE = """```python
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=False)
+board = {board}
+ids = tokenizer(board, return_tensors="pt").input_ids
+print(tokenizer.decode(model.solve(ids).sequences[0]))
+```
+
+The model's code is in this repository: look at it, and pin what you have looked at with `revision=`. Where `air_hf` is
+imported before, its own code is used, and `trust_remote_code=True` can be left out. Or in one line, with the answer
+checked by the rules:
+
+```python
+from transformers import pipeline
+
+solver = pipeline("puzzle-solving", model="{repository}", trust_remote_code=True)
+board = {board}
+print(solver(board))
+```
+
+A board is written row by row: {symbols}.
+{shell}"""
+_SHELL = """From a shell, where `air_hf` is installed:
+
+```console
+$ air-hf solve --model {repository} {board}
+```
+"""
+_USE_WITHOUT_SYMBOLS = """```python
+import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+ids = torch.ones(1, model.config.seq_len, dtype=torch.long)  # one board of symbol ids
+print(model.solve(ids).sequences[0])
+```
+
+The model's code is in this repository: look at it, and pin what you have looked at with `revision=`. What its symbols
+stand for is not recorded, so it has no tokenizer.
 """
 
 
-def write_model_card(folder: str | Path, repository: str | None = None) -> None:
-    """Writes `README.md`, the training curve, and `.eval_results/*.yaml` where the test set is on the Hub.
+@dataclass(frozen=True)
+class CardOptions:
+    """What a card says that its checkpoint does not know.
+
+    Args:
+        license (`str`): identifier of the Hub's list, e.g. "apache-2.0", "mit".
+        project_url (`str`, *optional*): where the project is, `https://...`.
+        tags (`Iterable[str]`): tags beside those that every card has.
+
+    Raises:
+        ValueError: no identifier of a licence, or no address.
+    """
+
+    license: str = "apache-2.0"
+    project_url: str | None = None
+    tags: Iterable[str] = ()
+
+    def __post_init__(self):
+        if not _LICENSE.fullmatch(self.license):
+            raise ValueError(f"license is {self.license!r}; expected an identifier as apache-2.0 or mit")
+        if self.project_url is not None and not re.fullmatch(r"https?://[^\s)>]+", self.project_url):
+            raise ValueError(f"project_url is {self.project_url!r}; expected an address, https://...")
+
+
+def write_model_card(
+    folder: str | Path, repository: str | None = None, options: CardOptions | None = None, more: str = ""
+) -> None:
+    """Writes `README.md`, the training curve, and `.eval_results/*.yaml` where a whole benchmark was scored.
 
     Args:
         folder (`str` or `Path`): a checkpoint.
-        repository (`str`, *optional*): where it will be; `ORG/NAME` if None.
+        repository (`str`, *optional*): where it will be; the folder itself, as "." in its examples, if None.
+        options ([`CardOptions`], *optional*): licence, address and tags.
+        more (`str`): a further section, in Markdown.
 
     Raises:
-        CheckpointError: the folder is no checkpoint.
+        CheckpointError: the folder is no checkpoint, or its records are damaged.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} holds no checkpoint: config.json is missing")
-    config = AIRConfig.from_pretrained(folder)
-    training, scores = (_read_json(folder / name) for name in (TRAINING_FACTS, EVALUATION))
-    repository = repository or "ORG/NAME"
-    variant = (training.get("arguments") or training).get("variant") or find_variant(config)
-    name = repository.split("/")[-1] if repository != "ORG/NAME" else f"{variant} on {config.puzzle}"
-    has_curve = bool(training.get("curves", {}).get("loss")) and _draw_curve(folder / _CURVE, training["curves"])
+    folder, options = Path(folder), options or CardOptions()
+    config, records = read_config(folder), read_records(folder)
+    puzzle = puzzle_of(config)
+    variant = str(records.arguments.get("variant") or records.training.get("variant") or find_variant(config))
+    name = repository.split("/")[-1] if repository else f"{variant} on {config.puzzle or f'{config.seq_len} cells'}"
+    curves = records.training.get("curves") or {}
+    has_curve = bool(curves.get("loss")) and _draw_curve(folder / _CURVE, curves)
+    example = _example(puzzle, records)
     text = _TEXT.format(
-        metadata=_metadata(config, training, scores, variant, name),
+        metadata=_metadata(config, records, variant, name, options),
         name=name,
-        repository=repository,
-        summary=_summary(config, scores, variant),
-        board=_example_board(config, training),
-        symbols=_symbols(config),
+        summary=_summary(config, puzzle, records, variant, options),
+        board=_drawing(puzzle, example),
+        use=_use(repository or ".", puzzle, example),
         place=_place(config, variant),
         architecture=_architecture(config),
-        training=_training(training, has_curve),
-        results=_results(scores),
-        cells=config.seq_len,
-        puzzle=config.puzzle or "of no puzzle that is recorded",
-        limits=_limits(training, scores),
+        training=_training(without_paths(records.training), has_curve),
+        results=_results(records),
+        more=more,
+        boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
+        limits=_limits(records),
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    _write_eval_results(folder, training, scores)
+    write_text(folder / "README.md", text)
+    _write_eval_results(folder, records)
 
 
 def find_variant(config: AIRConfig) -> str:
@@ -128,34 +191,45 @@ def find_variant(config: AIRConfig) -> str:
     return "a mixture"
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _metadata(config: AIRConfig, training: dict, scores: dict, variant: str, name: str) -> str:
-    arguments = training.get("arguments", {})
-    dataset = _hub_dataset(arguments)
+def _metadata(config: AIRConfig, records: Records, variant: str, name: str, options: CardOptions) -> str:
+    dataset, scores = hub_name(records.arguments.get("dataset")), records.scores
     family = config.puzzle.split("-")[0] if config.puzzle else "puzzle"
     results = []
     if scores:
+        setting = f"{scores['num_segments']} segments"
+        if not records.benchmark:
+            setting = f"{scores['num_puzzles']:,} puzzles of {records.source}, {setting}"
         measured = {"exact_accuracy": "Exact accuracy", "cell_accuracy": "Cell accuracy", "valid_rate": "Valid answers"}
         for metric, title in measured.items():
             results.append(
                 EvalResult(
                     task_type="puzzle-solving",
-                    dataset_type=dataset or config.puzzle or "unknown",
-                    dataset_name=dataset or f"{config.puzzle}, {scores['num_puzzles']:,} puzzles",
-                    dataset_config=arguments.get("dataset_config"),
-                    dataset_split="test",
+                    dataset_type=records.benchmark or config.puzzle or "unknown",
+                    dataset_name=records.benchmark or records.source,
+                    dataset_config=scores.get("dataset_config") if records.benchmark else None,
+                    dataset_split="test" if records.benchmark else None,
+                    dataset_revision=scores.get("dataset_revision") if records.benchmark else None,
                     metric_type=metric,
-                    metric_name=f"{title} ({scores['num_segments']} segments, {scores['num_puzzles']:,} puzzles)",
+                    metric_name=f"{title} ({setting})",
                     metric_value=scores[metric],
                 )
             )
+    tags = [
+        "air",
+        variant,
+        family,
+        "puzzle",
+        "reasoning",
+        "recurrent",
+        "custom_code",
+        "arxiv:2605.17811",
+        *options.tags,
+    ]
     data = ModelCardData(
-        license="apache-2.0",
+        license=options.license,
         library_name="transformers",
-        tags=["air", variant, family, "puzzle", "reasoning", "recurrent", "custom_code", "arxiv:2605.17811"],
+        pipeline_tag="other",
+        tags=list(dict.fromkeys(tags)),
         datasets=[dataset] if dataset else None,
         model_name=name,
         eval_results=results or None,
@@ -163,38 +237,52 @@ def _metadata(config: AIRConfig, training: dict, scores: dict, variant: str, nam
     return data.to_yaml()
 
 
-def _hub_dataset(arguments: dict) -> str | None:
-    """The training set's repository; None if the puzzles came from files."""
-    dataset = arguments.get("dataset")
-    return dataset if dataset and dataset.count("/") == 1 and not dataset.startswith((".", "/", "~")) else None
-
-
-def _summary(config: AIRConfig, scores: dict, variant: str) -> str:
-    text = (
-        f"A recurrent Transformer of {config.num_weights:,} parameters that solves {config.puzzle} boards ({variant})."
-    )
-    if scores:
+def _summary(config: AIRConfig, puzzle: Puzzle | None, records: Records, variant: str, options: CardOptions) -> str:
+    what = f"solves {config.puzzle} boards" if config.puzzle else f"answers boards of {config.seq_len} cells"
+    text = f"A recurrent Transformer of {config.num_weights:,} parameters that {what} ({variant})."
+    if puzzle is not None:
+        text += f" {puzzle.description}"
+    if records.scores:
         text += (
-            f" It solves **{scores['exact_accuracy']:.1%}** of {scores['num_puzzles']:,} test puzzles "
-            f"in {scores['num_segments']} segments."
+            f" It solves **{records.scores['exact_accuracy']:.1%}** of {records.tested_on}, "
+            f"in {records.scores['num_segments']} segments."
         )
+    if records.training.get("finished") is False:
+        text += f"\n\n**Unfinished:** {_progress(records.training)}; the run goes on, and so will its scores."
+    if options.project_url:
+        text += f"\n\nProject: <{options.project_url}>"
     return text
 
 
-def _example_board(config: AIRConfig, training: dict) -> str:
-    """A board as a Python expression: a test puzzle where one is recorded and short enough to print."""
-    example = training.get("data", {}).get("test", {}).get("example")
-    if example and len(example) <= _LONGEST_EXAMPLE:
-        return f'"{example}"'
-    if config.puzzle and config.puzzle.startswith("sudoku"):
-        return f'"1" + "." * {config.seq_len - 1}'
-    return f'"S" + " " * {config.seq_len - 2} + "G"'
+def _progress(training: dict) -> str:
+    return f"these are the weights after step {training['step']:,} of {training['arguments'].get('max_steps', 0):,}"
 
 
-def _symbols(config: AIRConfig) -> str:
-    if config.puzzle and config.puzzle.startswith("sudoku"):
-        return "`.` or `0` for a blank cell"
-    return "`#` wall, space, `S` start, `G` goal; the answer marks a shortest path with `o`"
+def _example(puzzle: Puzzle | None, records: Records) -> str | None:
+    """A test puzzle where one is recorded, else the family's own example."""
+    if puzzle is None:
+        return None
+    recorded = records.training.get("data", {}).get("test", {}).get("example")
+    return recorded if recorded and len(recorded) == puzzle.num_cells else puzzle.example
+
+
+def _drawing(puzzle: Puzzle | None, example: str | None) -> str:
+    """The example as people look at it."""
+    if example is None:
+        return ""
+    question = puzzle.parse(example)
+    lines = puzzle.draw_text(question, question)
+    return "\n".join(["```text", *(line.rstrip() for line in lines), "```", "", ""])
+
+
+def _use(repository: str, puzzle: Puzzle | None, example: str | None) -> str:
+    if puzzle is None:
+        return _USE_WITHOUT_SYMBOLS.format(repository=repository)
+    board, shell = repr(example), _SHELL.format(repository=repository, board=shlex.quote(example))
+    if len(example) > _LONGEST_LINE:
+        rows = [example[start : start + puzzle.columns] for start in range(0, len(example), puzzle.columns)]
+        board, shell = "\n".join(["(", *(f"    {row!r}" for row in rows), ")"]), ""
+    return _USE.format(repository=repository, board=board, symbols=puzzle.symbols_help, shell=shell)
 
 
 def _place(config: AIRConfig, variant: str) -> str:
@@ -227,14 +315,16 @@ def _architecture(config: AIRConfig) -> str:
 
 def _training(training: dict, has_curve: bool) -> str:
     if "arguments" not in training:
-        known = ", ".join(f"{name} {value}" for name, value in training.items() if name in ("step", "source", "sha256"))
+        named = ("step", "source_file", "source_sha256")
+        known = ", ".join(f"{name} {value}" for name, value in training.items() if name in named)
         return f"How these weights were trained is not recorded here{f' ({known})' if known else ''}.\n"
     arguments, data = training["arguments"], training["data"]
     train, test = data["train"], data["test"]
-    lines = [
-        f"{training['step']:,} steps (one segment of {arguments['batch_size']} boards each), "
+    lines = [f"Unfinished: {_progress(training)}.", ""] if training.get("finished") is False else []
+    lines += [
+        f"{training['step']:,} steps (one segment of {arguments.get('batch_size')} boards each), "
         f"{training['minutes']:.1f} minutes on {training['hardware']}, {training['processes']} process"
-        f"{'es' if training['processes'] > 1 else ''}, seed {arguments['seed']}.",
+        f"{'es' if training['processes'] > 1 else ''}, seed {arguments.get('seed')}.",
         "",
         f"Trained on {train['puzzles']:,} {train['puzzle']} puzzles, SHA-256 of the lines `question,answer` "
         f"`{train['sha256']}`; scored on {test['puzzles']:,}, `{test['sha256']}`.",
@@ -242,17 +332,18 @@ def _training(training: dict, has_curve: bool) -> str:
     ]
     if has_curve:
         lines += [f"![Loss and accuracy over the training steps]({_CURVE})", ""]
-    first = [(name, arguments[name]) for name in _RECIPE_ORDER]
+    first = [(name, arguments[name]) for name in _RECIPE_ORDER if name in arguments]
     others = [(name, value) for name, value in arguments.items() if name not in _RECIPE_ORDER and value is not None]
     lines += [_table(("recipe", ""), first + others), ""]
     lines += ["Versions: " + ", ".join(f"{name} {value}" for name, value in training["versions"].items()) + ".", ""]
     return "\n".join(lines)
 
 
-def _results(scores: dict) -> str:
+def _results(records: Records) -> str:
+    scores = records.scores
     if not scores:
         return "Not measured.\n"
-    ema = {None: "unknown whether averaged", 0: "raw weights"}.get(scores["ema"], f"EMA {scores['ema']}")
+    ema = {None: "unknown whether averaged", 0: "raw weights"}.get(scores.get("ema"), f"EMA {scores.get('ema')}")
     rows = {
         "exact accuracy": f"{scores['exact_accuracy']:.1%}",
         "cell accuracy": f"{scores['cell_accuracy']:.1%} (copying the question: {scores['copy_accuracy']:.1%})",
@@ -260,17 +351,18 @@ def _results(scores: dict) -> str:
         "halting accuracy": f"{scores['halting_accuracy']:.1%}",
         "stopping when q_halt says so": f"{scores['halting_exact_accuracy']:.1%} exact after "
         f"{scores['mean_segments']:.2f} segments",
-        "measured on": f"{scores['num_puzzles']:,} test puzzles, {scores['num_segments']} segments, {ema}, "
-        f"{scores['precision']}",
+        "measured on": f"{records.tested_on}, {scores['num_segments']} segments, {ema}, {scores['precision']}",
     }
+    if scores.get("data_sha256"):
+        rows["SHA-256 of the lines `question,answer`"] = f"`{scores['data_sha256']}`"
     return _table(("", ""), rows.items()) + "\n"
 
 
-def _limits(training: dict, scores: dict) -> str:
+def _limits(records: Records) -> str:
     lines = []
-    if training.get("arguments"):
+    if records.arguments:
         lines.append("- One run with one seed; other seeds give other numbers.")
-    if scores and scores["exact_accuracy"] == 0:
+    if records.scores and records.scores["exact_accuracy"] == 0:
         lines.append("- It solved none of its test puzzles. It is published to be studied, not to be used.")
     return "".join(f"{line}\n" for line in lines)
 
@@ -280,24 +372,22 @@ def _table(header: tuple[str, str], rows) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _write_eval_results(folder: Path, training: dict, scores: dict) -> None:
-    """Today's format of results needs a data set on the Hub to refer to."""
-    arguments = training.get("arguments", {})
-    dataset = _hub_dataset(arguments)
-    if not scores or dataset is None:
+def _write_eval_results(folder: Path, records: Records) -> None:
+    """Today's format of results refers to a data set on the Hub, so it is for whole benchmarks only."""
+    path, scores = folder / ".eval_results" / "exact_accuracy.yaml", records.scores
+    if not records.benchmark:
+        path.unlink(missing_ok=True)
         return
-    setting = f"{scores['num_puzzles']:,} puzzles, {scores['num_segments']} segments, EMA {scores['ema']}"
     entry = EvalResultEntry(
-        dataset_id=dataset,
-        task_id=arguments.get("dataset_config") or "default",
+        dataset_id=records.benchmark,
+        task_id=scores.get("dataset_config") or "default",
         value=round(100 * scores["exact_accuracy"], 2),
-        dataset_revision=arguments.get("dataset_revision"),
+        dataset_revision=scores.get("dataset_revision"),
         date=datetime.now(UTC).date().isoformat(),
-        notes=f"exact accuracy in %, {setting}",
+        notes=f"exact accuracy in %, {scores['num_puzzles']:,} puzzles, {scores['num_segments']} segments, "
+        f"EMA {scores.get('ema')}",
     )
-    path = folder / ".eval_results" / "exact_accuracy.yaml"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+    write_text(path, safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
 
 
 def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
@@ -310,7 +400,7 @@ def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
     axes = figure.subplots()
     axes.plot(*zip(*curves["loss"], strict=True), color="tab:gray", linewidth=1, label="training loss")
     axes.set(xlabel="training step", ylabel="loss", ylim=(0, None))
-    if curves["evaluations"]:
+    if curves.get("evaluations"):
         steps, exact, cells = zip(*curves["evaluations"], strict=True)
         right = axes.twinx()
         right.plot(steps, exact, color="tab:green", marker="o", markersize=3, label="test, exact")
@@ -318,6 +408,6 @@ def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
         right.set(ylabel="accuracy", ylim=(0, 1))
         right.legend(loc="center right", fontsize=8)
     axes.legend(loc="lower left", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
     return True

@@ -1,15 +1,22 @@
 """Checkpoints on the Hub: one commit with weights, configuration, tokenizer, code and card."""
 
+import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from air_hf.hub.loading import CheckpointError, PublishError, push_folder
-from air_hf.hub.model_card import write_model_card
+from air_hf.files import write_text
+from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
+from air_hf.hub.model_card import CardOptions, write_model_card
+from air_hf.hub.records import read_records, without_paths
+from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
+from air_hf.modeling import CheckpointError
+from air_hf.puzzles import puzzle_of
+from air_hf.tokenization import build_tokenizer
 
-_NOT_PUBLISHED = shutil.ignore_patterns("training_state", "*.part")
+_NOT_PUBLISHED = shutil.ignore_patterns("training_state", "*.part", ".*")
 
 
 def publish_checkpoint(
@@ -19,78 +26,140 @@ def publish_checkpoint(
     private: bool = True,
     revision: str | None = None,
     token: str | None = None,
-) -> str:
+    timeout: float = TIMEOUT,
+    stopped: Callable[[], bool] = lambda: False,
+    message: str | None = None,
+    card: CardOptions | None = None,
+    more: str = "",
+) -> tuple[str, str]:
     """Publishes a checkpoint with a card written for its place; the state of training stays here.
 
     Args:
         checkpoint (`str` or `Path`): a folder that training, `air-hf convert` or `save_pretrained` made; not changed.
-        repository (`str`): `ORG/NAME`.
+        repository (`str`): `ORG/NAME`, or `NAME` for one of the token's owner.
         private (`bool`): of a repository that is made now; an existing one stays as it is.
         revision (`str`, *optional*): the branch; made if it does not exist.
         token (`str`, *optional*): from the usual places if None.
+        timeout (`float`): seconds after which the push is given up.
+        stopped (`Callable[[], bool]`): asked several times a second; the push is given up if it is true.
+        message (`str`, *optional*): the commit's.
+        card ([`CardOptions`], *optional*): licence, address and tags.
+        more (`str`): a further section of the card.
 
     Returns:
-        the commit's SHA.
+        `ORG/NAME`, and the commit's SHA.
 
     Raises:
-        CheckpointError: no checkpoint.
+        CheckpointError: no checkpoint, or one that could not be loaded again.
         PublishError: the push failed; see [`push_folder`].
     """
-    with tempfile.TemporaryDirectory() as parent:
-        staged = stage_checkpoint(checkpoint, Path(parent) / "checkpoint", repository)
-        message = f"air-hf: {Path(checkpoint).name}"
-        return push_folder(
-            staged, repository, "model", private=private, revision=revision, token=token, message=message
-        )
-
-
-def stage_checkpoint(checkpoint: str | Path, folder: Path, repository: str) -> Path:
-    """Copies what of a checkpoint is published, and writes its card."""
     checkpoint = Path(checkpoint)
-    if not (checkpoint / "config.json").is_file():
-        raise CheckpointError(f"{checkpoint} holds no checkpoint: config.json is missing")
-    if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(f"{checkpoint} holds no weights: expected model.safetensors")
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"checkpoint folder {checkpoint} does not exist")
+    read_records(checkpoint)
+    model = load_model(checkpoint)  # what cannot be loaded here could not be loaded from the Hub
+    if model.config.puzzle is not None:
+        load_tokenizer(checkpoint, model.config)
+    repository = resolve_repository(repository, token, timeout, stopped)
+    with tempfile.TemporaryDirectory(prefix="air-hf-") as parent:
+        staged = stage_checkpoint(checkpoint, Path(parent) / "checkpoint", repository, card, more)
+        commit = push_folder(
+            staged, repository, "model", private=private, revision=revision, token=token, timeout=timeout,
+            stopped=stopped, message=message or f"air-hf: {checkpoint.name}",
+        )  # fmt: skip
+    return repository, commit
+
+
+def stage_checkpoint(
+    checkpoint: Path, folder: Path, repository: str, card: CardOptions | None = None, more: str = ""
+) -> Path:
+    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card."""
     shutil.copytree(checkpoint, folder, ignore=_NOT_PUBLISHED)
-    write_model_card(folder, repository)
+    puzzle = puzzle_of(read_config(folder))
+    if puzzle is not None:
+        build_tokenizer(puzzle).save_pretrained(folder)
+    for name in (TRAINING_FACTS, EVALUATION):
+        if records := read_facts(folder, name):
+            write_text(folder / name, json.dumps(without_paths(records), indent=2) + "\n")
+    write_model_card(folder, repository, card, more)
     return folder
 
 
 class BackgroundPublisher:
-    """Pushes checkpoints while training goes on; a push that fails is reported, and the next one carries on.
+    """Pushes checkpoints while training goes on. Whatever goes wrong is reported, and training never ends by it.
 
     Args:
-        repository (`str`): `ORG/NAME`.
+        repository (`str`): `ORG/NAME`, or `NAME` for one of the token's owner.
         private (`bool`): of a repository that is made now.
-        report (`Callable[[str], None]`): gets a line about every push.
+        report (`Callable[[str], None]`): gets a line about every push, some of them from another thread.
+        revision (`str`, *optional*): the branch; made if it does not exist.
+        timeout (`float`): seconds after which a push is given up.
+        card ([`CardOptions`], *optional*): licence, address and tags.
     """
 
-    def __init__(self, repository: str, private: bool, report: Callable[[str], None]):
-        self.repository, self.private, self.report = repository, private, report
-        self._thread = ThreadPoolExecutor(1, "publish")
-        self._running: Future | None = None
+    def __init__(
+        self,
+        repository: str,
+        private: bool,
+        report: Callable[[str], None],
+        *,
+        revision: str | None = None,
+        timeout: float = TIMEOUT,
+        card: CardOptions | None = None,
+    ):
+        self.repository, self.report = repository, report
+        self._abandoned = threading.Event()
+        self._options = {"private": private, "revision": revision, "timeout": timeout, "card": card}
+        self._options["stopped"] = self._abandoned.is_set
+        self._thread: threading.Thread | None = None
+        self._under_way = 0  # step of the push that is
 
-    def push(self, checkpoint: str | Path) -> None:
-        """Copies the checkpoint and pushes the copy in the background, unless an earlier push is still running."""
-        if self._running is None or self._running.done():
-            parent = Path(tempfile.mkdtemp())
-            staged = stage_checkpoint(checkpoint, parent / "checkpoint", self.repository)
-            self._running = self._thread.submit(self._push, staged, parent)
-
-    def _push(self, staged: Path, parent: Path) -> None:
+    def push(self, checkpoint: str | Path, step: int) -> None:
+        """Copies the checkpoint of a step and pushes the copy in the background, unless an earlier push still runs."""
+        if self._is_running():
+            self.report(f"step {step} is not published: the push of step {self._under_way} is still under way")
+            return
+        parent = None
         try:
-            commit = push_folder(staged, self.repository, "model", private=self.private, message="air-hf: in training")
-            self.report(f"published as {self.repository}, commit {commit[:8]}")
-        except PublishError as error:
-            self.report(f"not published, training goes on: {error}")
+            parent = tempfile.mkdtemp(prefix="air-hf-")
+            # A copy, since a run that goes on may remove its checkpoint.
+            copy = shutil.copytree(checkpoint, Path(parent) / Path(checkpoint).name, ignore=_NOT_PUBLISHED)
+        except OSError as error:
+            if parent is not None:
+                shutil.rmtree(parent, ignore_errors=True)
+            self.report(f"step {step} is not published, training goes on: {checkpoint} cannot be copied ({error})")
+            return
+        self._under_way = step
+        self._thread = threading.Thread(target=self._push, args=(copy, checkpoint, step), daemon=True)
+        self._thread.start()
+
+    def _push(self, copy: Path, checkpoint: str | Path, step: int) -> None:
+        try:
+            message = f"air-hf: in training, step {step}"
+            repository, commit = publish_checkpoint(copy, self.repository, message=message, **self._options)
+            self.report(f"step {step} is published as {repository}, commit {commit[:8]}; training goes on")
+        except Exception as error:  # none may end training, and none may be lost
+            reason = str(error).replace(str(copy), str(checkpoint))
+            self.report(f"step {step} is not published, training goes on: {checkpoint}: {reason}")
         finally:
-            shutil.rmtree(parent, ignore_errors=True)
+            shutil.rmtree(copy.parent, ignore_errors=True)
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def finish(self, checkpoint: str | Path) -> None:
-        """Waits for a running push and makes the last one."""
-        self._thread.shutdown(wait=True)
+        """Waits for a push under way, then publishes the finished run. Either ends after the time limit, or at once
+        when [`abandon`] is called, from a signal's handler, say."""
+        while self._is_running() and not self._abandoned.is_set():
+            self._thread.join(0.1)
         try:
-            commit = publish_checkpoint(checkpoint, self.repository, private=self.private)
-            self.report(f"published as {self.repository}, commit {commit[:8]}")
-        except PublishError as error:
-            self.report(f"not published: {error}\nwhen the Hub is back: air-hf publish {checkpoint} {self.repository}")
+            repository, commit = publish_checkpoint(checkpoint, self.repository, **self._options)
+            self.report(f"published as {repository}, commit {commit[:8]}")
+        except Exception as error:  # the run is done and saved, whatever the Hub does
+            self.report(f"{checkpoint} is not published: {error}\nthen: air-hf publish {checkpoint} {self.repository}")
+
+    def abandon(self) -> None:
+        """Gives up the push under way, if there is one, and returns within a second."""
+        self._abandoned.set()
+        if self._is_running():
+            self._thread.join(0.9)

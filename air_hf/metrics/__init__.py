@@ -6,7 +6,7 @@ The computation stands here because scripts beside `examples/evaluate.py` cannot
 import numpy as np
 
 
-def puzzle_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+def score_boards(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Shares of boards and of cells that are right; boards without any label are left out.
 
     Args:

@@ -6,7 +6,7 @@ evaluate.load("air_hf/metrics/puzzle_accuracy.py").compute(predictions=[[2, 3]],
 import datasets
 import evaluate
 
-from air_hf.metrics import puzzle_accuracy
+from air_hf.metrics import score_boards
 
 _DESCRIPTION = "Exact accuracy (share of boards with every labelled cell right) and cell accuracy (mean over boards)."
 _INPUTS = """
@@ -30,4 +30,4 @@ class PuzzleAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        return puzzle_accuracy(predictions, references)
+        return score_boards(predictions, references)

@@ -3,15 +3,17 @@
 Axis letters: N boards, S cells. Boards are arrays of symbol ids (uint8), cells row by row; id 0 is padding.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
+from air_hf.modeling.rules_air import Rules, padding_symbol
 from air_hf.puzzles.symmetry import Symmetries
 
 PADDING = 0
-_UNKNOWN = "?"  # what a padding symbol is drawn as; it cannot be read back
+_MOST_CELLS = 2**20  # what a model takes
 _STYLES = {"given": "\033[1m", "right": "\033[32m", "wrong": "\033[31m", "plain": ""}
 _RESET = "\033[0m"
 
@@ -20,23 +22,59 @@ class PuzzleError(ValueError):
     """A board, or a puzzle's name, that breaks the rules; the message names the value and what was expected."""
 
 
-class Puzzle(ABC):
-    """A puzzle family at one board size.
+class Puzzle:
+    """A puzzle family at one board size. A family is a subclass; what it must say is its name, rules and symbols.
+
+    Class attributes of a family:
+        family (`str`): its name, lower-case.
+        rules_class ([`Rules`]): what is legal and what is a solution, on one board as text.
+        option_names (`tuple[str, ...]`): what `options` may hold.
+        aliases (`dict[str, str]`): other characters that may stand for a symbol.
+        generator, data_builder (`str`, *optional*): "module:class" of its [`PuzzleGenerator`], and of its
+            [`PuzzleBuilder`] where it has one of its own; imported when puzzles are generated and data sets built.
 
     Attributes:
         name (`str`): family and size, as `get_puzzle` takes it.
         rows, columns (`int`): shape of a board.
+        options (`dict[str, str]`): what the family needs besides, as `config.puzzle_options` holds it.
         symbols (`str`): the character of each id from 1 on.
-        aliases (`dict[str, str]`): other characters that may stand for a symbol.
+        description (`str`): one sentence that says what is to be solved.
+        symbols_help (`str`): how a board is written, in Markdown.
+        example (`str`): a question on one line.
+
+    Raises:
+        PuzzleError: boards of this size or with these options do not exist.
     """
 
-    family: str
-    symbols: str
-    aliases: dict[str, str]
+    family: ClassVar[str]
+    rules_class: ClassVar[type[Rules]]
+    option_names: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[dict[str, str]] = {}
+    generator: ClassVar[str | None] = None
+    data_builder: ClassVar[str | None] = None
 
-    def __init__(self, rows: int, columns: int):
-        self.rows, self.columns = rows, columns
+    symbols: str
+    description: str
+    symbols_help: str
+    example: str
+
+    def __init__(self, rows: int, columns: int, options: dict[str, str]):
+        self.rows, self.columns, self.options = rows, columns, options
         self.name = f"{self.family}-{rows}x{columns}"
+        if not 1 <= rows * columns <= _MOST_CELLS:
+            raise PuzzleError(f"{self.name} has {rows * columns:,} cells; expected 1 to {_MOST_CELLS:,}")
+        if unknown := options.keys() - set(self.option_names):
+            known = ", ".join(self.option_names) or "none"
+            raise PuzzleError(f"{', '.join(sorted(unknown))} is no option of {self.family} puzzles; these take {known}")
+        try:
+            self.rules = self.rules_class(rows, columns, options)
+        except ValueError as error:
+            raise PuzzleError(str(error)) from error
+
+    @classmethod
+    def complete_options(cls, options: dict[str, str], boards: Iterable[str]) -> dict[str, str]:
+        """The options of a data set whose boards, as text, are `boards`: where something can be read off them."""
+        return options
 
     @property
     def num_cells(self) -> int:
@@ -53,13 +91,14 @@ class Puzzle(ABC):
         Raises:
             PuzzleError: a wrong number of symbols or an unknown one; the message says where.
         """
-        cells = text.replace("\r", "").replace("\n", "")
-        if len(cells) != self.num_cells:
-            raise PuzzleError(f"{self.name}: the board has {len(cells)} symbols, expected {self.num_cells}")
-        board = np.array([self._ids.get(symbol, PADDING) for symbol in cells], dtype=np.uint8)
+        try:
+            cells = self.rules.read(text)
+        except ValueError as error:
+            raise PuzzleError(f"{self.name}: {error}") from error
+        board = self._ids[_code_points(cells)]
         if not board.all():
             cell = int(np.flatnonzero(board == PADDING)[0])
-            known = "".join(self._ids)
+            known = self.symbols + "".join(self.aliases)
             raise PuzzleError(
                 f"{self.name}: unknown symbol {cells[cell]!r} in {self.place(cell)}; expected one of {known!r}"
             )
@@ -71,34 +110,33 @@ class Puzzle(ABC):
         Raises:
             PuzzleError: as [`Puzzle.parse`], for the first text that is no board.
         """
-        joined = "".join(texts)
-        if joined.isascii() and all(len(text) == self.num_cells for text in texts):
-            boards = self._id_of_byte[np.frombuffer(joined.encode("ascii"), dtype=np.uint8)]
+        if all(len(text) == self.num_cells for text in texts):
+            boards = self._ids[_code_points("".join(texts))]
             if boards.all():
                 return boards.reshape(len(texts), self.num_cells)
         return np.stack([self.parse(text) for text in texts])
 
     @cached_property
-    def _id_of_byte(self) -> np.ndarray:
-        table = np.full(256, PADDING, dtype=np.uint8)
-        for symbol, i in self._ids.items():
-            table[ord(symbol)] = i
+    def _ids(self) -> np.ndarray:
+        """The id of every character of Unicode; padding where it is no symbol."""
+        table = np.full(0x110000, PADDING, dtype=np.uint8)
+        table[_code_points(self.symbols)] = np.arange(1, self.vocab_size)
+        for alias, symbol in self.aliases.items():
+            table[ord(alias)] = table[ord(symbol)]
         return table
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
-        ids = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
-        return ids | {alias: ids[symbol] for alias, symbol in self.aliases.items()}
+    def _characters(self) -> np.ndarray:
+        return _code_points(padding_symbol(self.symbols) + self.symbols)
 
     def format(self, board: np.ndarray, line_breaks: bool = False) -> str:
-        """Writes a board (S,) of ids; a padding symbol is written "?"."""
-        text = "".join((_UNKNOWN + self.symbols)[symbol] for symbol in board)
+        """Writes a board (S,) of ids; a padding symbol is written "?", which cannot be read back."""
+        text = _text(self._characters[board])
         return "\n".join(self._lines(text)) if line_breaks else text
 
     def format_all(self, boards: np.ndarray) -> list[str]:
         """Writes N boards (N, S) of ids, each on one line."""
-        symbols = np.frombuffer((_UNKNOWN + self.symbols).encode("ascii"), dtype=np.uint8)
-        text = symbols[boards].tobytes().decode("ascii")
+        text = _text(self._characters[boards])
         return [text[start : start + self.num_cells] for start in range(0, len(text), self.num_cells)]
 
     def _lines(self, cells) -> list:
@@ -106,51 +144,99 @@ class Puzzle(ABC):
 
     def place(self, cell: int) -> str:
         """A cell's place in words, counted from 1."""
-        return f"row {cell // self.columns + 1}, column {cell % self.columns + 1}"
+        return self.rules.place(cell)
 
-    @abstractmethod
     def check_question(self, question: np.ndarray) -> None:
         """Checks that a board (S,) is a well-formed question.
 
         Raises:
             PuzzleError: what is wrong and where. That a solution exists, and only one, is not checked.
         """
+        if fault := self.rules.find_fault(self.format(question)):
+            raise PuzzleError(f"{self.name}: {fault}")
 
-    @abstractmethod
     def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
         """Why `answer` (S,) does not solve `question` (S,) by the rules alone, or None if it does."""
+        return self.rules.find_error(self.format(question), self.format(answer))
 
-    @abstractmethod
     def is_solution(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Which of N answers (N, S) solve their questions (N, S) by the rules alone: bool (N,)."""
+        pairs = zip(questions, answers, strict=True)
+        return np.array([self.find_error(question, answer) is None for question, answer in pairs], dtype=bool)
 
-    @abstractmethod
+    @cached_property
+    def arrangements(self) -> np.ndarray:
+        """The symmetry group where it is a short list of ways to arrange the cells, (K, S), the identity first.
+
+        Row k holds, for each cell of the image, the cell it is taken from. This one is of boards without symmetries.
+        """
+        return np.arange(self.num_cells, dtype=np.int32)[None]
+
     def random_symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
         """`count` uniformly drawn elements of the family's symmetry group."""
+        return self._arranged(rng.integers(len(self.arrangements), size=count))
 
     def symmetry_pool(self, count: int, rng: np.random.Generator) -> Symmetries:
-        """`count` elements of the group, the identity first and the others drawn at random.
+        """`count` different elements of the group, the identity first and the others drawn at random.
 
         Raises:
-            PuzzleError: not even one, or more than the group has where it can be listed.
+            PuzzleError: not even one, or more than the group has.
         """
-        if count < 1:
-            raise PuzzleError(f"{count} images of a {self.name} were asked for; expected at least 1")
-        pool = self.random_symmetries(count, rng)
-        pool.cells[0], pool.symbols[0] = np.arange(self.num_cells), np.arange(self.vocab_size)
-        return pool
+        if not 1 <= count <= len(self.arrangements):
+            most = len(self.arrangements)
+            raise PuzzleError(f"{count} images of a {self.name} were asked for; it has 1{f' to {most}' * (most > 1)}")
+        others = 1 + rng.permutation(len(self.arrangements) - 1)[: count - 1]
+        return self._arranged(np.concatenate(([0], others)))
 
-    @abstractmethod
+    def _arranged(self, which: np.ndarray) -> Symmetries:
+        symbols = np.tile(np.arange(self.vocab_size, dtype=np.uint8), (len(which), 1))
+        return Symmetries(self.arrangements[which], symbols)
+
     def class_keys(self, boards: np.ndarray) -> np.ndarray:
         """64-bit keys (N,) of boards (N, S), equal for boards that a symmetry maps to each other.
 
         Boards of different classes may share a key, rarely; sets with no key in common have no class in common.
         """
+        keys = np.zeros(len(boards), dtype=np.uint64)
+        places = np.arange(self.num_cells, dtype=np.uint64) * np.uint64(self.vocab_size + 1)
+        for cells in self.arrangements:
+            keys += mix(mix(boards[:, cells] + places).sum(1))
+        return keys
 
-    @abstractmethod
     def draw_picture(self, axes, board: np.ndarray, question: np.ndarray, answer: np.ndarray | None = None) -> None:
-        """Draws a board (S,) into matplotlib axes; what the question gives is set apart, and cells that differ from
-        `answer` are marked."""
+        """Draws a board (S,) into matplotlib axes: its symbols in a grid of cells.
+
+        What the question gives is black; the rest is blue or, where `answer` is there to compare with, green and red.
+        """
+        axes.set(xlim=(0, self.columns), ylim=(self.rows, 0), aspect="equal", xticks=[], yticks=[])
+        for line in range(self.rows + 1):
+            axes.axhline(line, color="black", linewidth=self._line_width(line, rows=True))
+        for line in range(self.columns + 1):
+            axes.axvline(line, color="black", linewidth=self._line_width(line, rows=False))
+        for cell, symbol in enumerate(board):
+            if self._is_blank(symbol):
+                continue
+            given = symbol == question[cell]
+            wrong = answer is not None and symbol != answer[cell]
+            axes.text(
+                cell % self.columns + 0.5,
+                cell // self.columns + 0.54,
+                self.format(board[[cell]]),
+                ha="center",
+                va="center",
+                fontsize=100 / max(self.rows, self.columns),
+                fontweight="bold" if given else "normal",
+                color="black" if given else "tab:red" if wrong else "tab:green" if answer is not None else "tab:blue",
+                parse_math=False,
+            )
+
+    def _is_blank(self, symbol: int) -> bool:
+        """Whether a picture leaves a cell of this symbol empty."""
+        return False
+
+    def _line_width(self, line: int, rows: bool) -> float:
+        """Of the line above a row, or on the left of a column, in points."""
+        return 0.4
 
     def draw_text(
         self, board: np.ndarray, question: np.ndarray, answer: np.ndarray | None = None, color: bool = False
@@ -171,9 +257,9 @@ class Puzzle(ABC):
             styled.append(f"{_STYLES[style]}{character}{_RESET}" if color and style != "plain" else character)
         return self._layout(self._lines(styled))
 
-    @abstractmethod
     def _layout(self, rows: list[list[str]]) -> list[str]:
         """Lines of text from rows of styled symbols."""
+        return [" ".join(row) for row in rows]
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -185,3 +271,12 @@ def mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def _code_points(text: str) -> np.ndarray:
+    """The characters of a text as numbers."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _text(code_points: np.ndarray) -> str:
+    return code_points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")

@@ -3,10 +3,13 @@
 Axis letters: N boards, S = rows·columns cells.
 """
 
+from functools import cached_property
+
 import numpy as np
 
-from air_hf.puzzles.base import Puzzle, PuzzleError, mix
-from air_hf.puzzles.symmetry import Symmetries
+from air_hf.modeling.rules_air import MazeRules
+from air_hf.puzzles.base import Puzzle
+from air_hf.puzzles.symmetry import dihedral
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 UNREACHABLE = -1
@@ -15,49 +18,25 @@ UNREACHABLE = -1
 class Maze(Puzzle):
     family = "maze"
     symbols = "# SGo"
-    aliases = {}
+    rules_class = MazeRules
+    generator = "air_hf.dataset_builders.maze:MazeGenerator"
+    data_builder = "air_hf.dataset_builders.maze:MazeHard"
+    description = "A maze: mark a shortest path from the start to the goal."
+    symbols_help = "`#` wall, space, `S` start, `G` goal; the answer marks a shortest path with `o`"
 
-    def __init__(self, rows: int, columns: int):
-        if rows * columns < 2:
-            raise PuzzleError(f"a maze of {rows}x{columns} has no room for a start and a goal")
-        super().__init__(rows, columns)
-        square = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-        images = [np.rot90(flipped, turns) for flipped in (square, square.T) for turns in range(4)]
-        # Of the 8 symmetries of the square, those that keep the board's shape: 8, or 4 where it is not square.
-        self._images = np.stack([image.reshape(-1) for image in images if image.shape == (rows, columns)])
+    @property
+    def example(self) -> str:
+        """A way that winds from the first cell to the last, between walls with one door each."""
+        board = np.full((self.rows, self.columns), OPEN, dtype=np.uint8)
+        for wall, row in enumerate(range(1, self.rows - 1, 2)):
+            board[row] = WALL
+            board[row, 0 if wall % 2 else -1] = OPEN
+        board[0, 0], board[-1, -1] = START, GOAL
+        return self.format(board.reshape(-1))
 
-    def check_question(self, question: np.ndarray) -> None:
-        for symbol, expected in ((START, "start"), (GOAL, "goal")):
-            count = int((question == symbol).sum())
-            if count != 1:
-                raise PuzzleError(
-                    f"{self.name}: the board has {count} {expected}s ({self.symbols[symbol - 1]}), expected 1"
-                )
-        marked = np.flatnonzero(question == PATH)
-        if len(marked):
-            raise PuzzleError(f"{self.name}: the question already marks a path, in {self.place(int(marked[0]))}")
-        if self.path_lengths(question[None])[0] == UNREACHABLE:
-            raise PuzzleError(f"{self.name}: no path leads from S to G")
-
-    def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
-        try:
-            self.check_question(question)
-        except PuzzleError as error:
-            return str(error).removeprefix(f"{self.name}: ")
-        for cell in range(self.num_cells):
-            if question[cell] != answer[cell] and not (question[cell] == OPEN and answer[cell] == PATH):
-                before, after = self.format(question[[cell]]), self.format(answer[[cell]])
-                return f"{self.place(cell)} holds {after!r} but the question has {before!r}"
-        shortest = int(self.path_lengths(question[None])[0])
-        along_marks = int(self._lengths(answer[None], (answer == PATH)[None])[0])
-        marked = int((answer == PATH).sum())
-        if along_marks == UNREACHABLE:
-            return f"the {marked} marked cells do not connect S with G"
-        if along_marks != shortest:
-            return f"the marked path takes {along_marks} steps, a shortest one {shortest}"
-        if marked != shortest - 1:
-            return f"{marked} cells are marked, a shortest path passes {shortest - 1}"
-        return None
+    @cached_property
+    def arrangements(self) -> np.ndarray:
+        return dihedral(self.rows, self.columns)
 
     def is_solution(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         marks = answers == PATH
@@ -101,30 +80,6 @@ class Maze(Puzzle):
             boards, rows, columns = np.nonzero(frontier)
             distances[going[boards], rows, columns] = step
         return distances.reshape(len(passable), -1)
-
-    def random_symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
-        return self._symmetries(rng.integers(len(self._images), size=count))
-
-    def symmetry_pool(self, count: int, rng: np.random.Generator) -> Symmetries:
-        if not 1 <= count <= len(self._images):
-            raise PuzzleError(f"{count} images of a {self.name} were asked for; it has 1 to {len(self._images)}")
-        others = 1 + rng.permutation(len(self._images) - 1)[: count - 1]
-        return self._symmetries(np.concatenate(([0], others)))
-
-    def all_symmetries(self) -> Symmetries:
-        """Every element of the group once: 8 on a square board, 4 on another."""
-        return self._symmetries(np.arange(len(self._images)))
-
-    def _symmetries(self, which: np.ndarray) -> Symmetries:
-        symbols = np.tile(np.arange(self.vocab_size, dtype=np.uint8), (len(which), 1))
-        return Symmetries(self._images[which], symbols)
-
-    def class_keys(self, boards: np.ndarray) -> np.ndarray:
-        keys = np.zeros(len(boards), dtype=np.uint64)
-        places = np.arange(self.num_cells, dtype=np.uint64) * np.uint64(self.vocab_size + 1)
-        for cells in self._images:
-            keys += mix(mix(boards[:, cells] + places).sum(1))
-        return keys
 
     def draw_picture(self, axes, board, question, answer=None) -> None:
         shades = np.array([0.5, 0.15, 1.0, 1.0, 1.0, 1.0])[board].reshape(self.rows, self.columns)

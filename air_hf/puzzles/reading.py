@@ -5,6 +5,7 @@ Axis letters: N rows of a block, S cells. Rows count from 1, without the header.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 from air_hf.puzzles.base import Puzzle, PuzzleError
 
 REQUIRED_COLUMNS = ("question", "answer")
+OPTIONAL_COLUMNS = ("puzzle_id",)
 BLOCK_ROWS = 10_000
+_MOST_PUZZLE_IDS = 2**24  # what a model takes
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -50,29 +53,36 @@ def read_csv(path: Path, start: tuple[int, int] | None = None) -> Iterator[Block
     Raises:
         DataError: no file, no header, not UTF-8, not CSV, or a row with more fields than the header.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
+    header = read_header(path)
     with open(path, "rb") as file:
-        header = _parse(path, None, [file.readline().removeprefix(_BOM)])
-        first, offset = 1, file.tell()
-        if start is not None:
-            first, offset = start
-            file.seek(offset)
+        first, offset = (1, len(_header_line(file))) if start is None else start
+        file.seek(offset)
         for lines in _records(file):
             rows = _parse(path, first, lines)
             if header and rows:
-                yield Block(first, offset, _columns(path, first, header[0], rows))
+                yield Block(first, offset, _columns(path, first, header, rows))
             first += len(rows)
             offset += sum(map(len, lines))
 
 
 def read_header(path: Path) -> list[str]:
-    """The column names of a CSV file; none if it is empty."""
-    if not path.is_file():
+    """The column names of a CSV file; none if it is empty.
+
+    Raises:
+        DataError: no file, or a header that is not UTF-8 or not CSV.
+    """
+    if "\0" in str(path) or not path.is_file():
         raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
     with open(path, "rb") as file:
-        header = _parse(path, None, [file.readline().removeprefix(_BOM)])
+        header = _parse(path, None, [_header_line(file).removeprefix(_BOM)])
     return header[0] if header else []
+
+
+def _header_line(file) -> bytes:
+    """The first line, which a carriage return alone may end, too, as it does for the rows."""
+    line = file.readline()
+    end = re.search(rb"\r(?!\n)", line)
+    return line[: end.end()] if end else line
 
 
 def _records(file) -> Iterator[list[bytes]]:
@@ -121,7 +131,8 @@ def _columns(path: Path, first: int, header: list[str], rows: list[list[str]]) -
 
 
 def check_columns(columns: Iterable[str], name: str, exactly: Iterable[str] | None = None) -> None:
-    """Checks that the columns of `name` hold boards; if `exactly` is given, that they are these, in any order.
+    """Checks that the columns of `name` hold boards; if `exactly` is given, that they are these, in any order, and
+    nothing else but [`OPTIONAL_COLUMNS`].
 
     Raises:
         DataError: no columns, a missing one, one that is not expected, or one that occurs twice.
@@ -131,7 +142,7 @@ def check_columns(columns: Iterable[str], name: str, exactly: Iterable[str] | No
         raise DataError(f"{name} is empty; expected a header with the columns {', '.join(required)}")
     twice = sorted({column for column in columns if columns.count(column) > 1})
     missing = [column for column in required if column not in columns]
-    extra = [column for column in columns if exactly and column not in required]
+    extra = [column for column in columns if exactly and column not in (*required, *OPTIONAL_COLUMNS)]
     for problem, named in (("is missing", missing), ("is not expected", extra), ("occurs twice", twice)):
         if named:
             raise DataError(f"{name}: column {', '.join(named)} {problem}; the columns are {', '.join(columns)}")
@@ -203,6 +214,23 @@ def check_boards(
             error = puzzle.find_error(question_ids[index], answer_ids[index])
             errors.add(f"{place(index)}, answer: {error}")
     return question_ids, answer_ids, good
+
+
+def check_puzzle_ids(ids: list | None, count: int, place: Callable[[int], str]) -> np.ndarray:
+    """The column `puzzle_id` as int64 (N,); 0 for all N = `count` rows where there is none.
+
+    Raises:
+        DataError: one is no integer from 0 on; the message names its row.
+    """
+    checked = np.zeros(count, dtype=np.int64)
+    for index, value in enumerate(ids or []):
+        digits = str(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
+        if not (isinstance(digits, str) and re.fullmatch("[0-9]{1,9}", digits) and int(digits) < _MOST_PUZZLE_IDS):
+            raise DataError(
+                f"{place(index)}, puzzle_id: it is {value!r}; expected an integer from 0 to {_MOST_PUZZLE_IDS - 1}"
+            )
+        checked[index] = int(digits)
+    return checked
 
 
 def _parse_boards(puzzle: Puzzle, texts: list) -> tuple[np.ndarray, dict[int, PuzzleError]]:

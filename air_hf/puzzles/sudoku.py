@@ -8,54 +8,35 @@ import itertools
 
 import numpy as np
 
+from air_hf.modeling.rules_air import BOXES, DIGITS, SudokuRules
 from air_hf.puzzles.base import Puzzle, PuzzleError, mix
 from air_hf.puzzles.symmetry import Symmetries
 
 BLANK = 1
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3), 16: (4, 4)}  # rows and columns of a box
-_DIGITS = "123456789ABCDEFG"
 
 
 class Sudoku(Puzzle):
     family = "sudoku"
+    rules_class = SudokuRules
     aliases = {"0": "."}
+    generator = "air_hf.dataset_builders.sudoku:SudokuGenerator"
+    data_builder = "air_hf.dataset_builders.sudoku:SudokuExtreme"
+    description = "A Sudoku: fill in the blank cells so that every row, column and box holds every digit once."
 
-    def __init__(self, rows: int, columns: int):
-        if rows != columns or rows not in BOXES:
-            raise PuzzleError(
-                f"a Sudoku board of {rows}x{columns} is not known; sizes are {[f'{n}x{n}' for n in BOXES]}"
-            )
-        super().__init__(rows, columns)
+    def __init__(self, rows: int, columns: int, options: dict[str, str]):
+        super().__init__(rows, columns, options)
         self.n = rows
         self.box_rows, self.box_columns = BOXES[rows]
-        self.symbols = "." + _DIGITS[:rows]
-        row, column = np.divmod(np.arange(rows * rows), rows)
-        box = row // self.box_rows * (rows // self.box_columns) + column // self.box_columns
-        self.units = np.stack((row, column, box))  # (3, S): the row, column and box of each cell
+        self.symbols = "." + DIGITS[:rows]
+        self.symbols_help = f"`.` or `0` for a blank cell, digits `{DIGITS[0]}` to `{DIGITS[rows - 1]}`"
+        self.units = np.array(list(self.rules.units.values()))  # (3, S): the row, column and box of each cell
 
-    def check_question(self, question: np.ndarray) -> None:
-        for kind, units in zip(("row", "column", "box"), self.units, strict=True):
-            seen: dict[tuple[int, int], int] = {}
-            for cell in np.flatnonzero(question > BLANK):
-                first = seen.setdefault((units[cell], question[cell]), int(cell))
-                if first != cell:
-                    raise PuzzleError(
-                        f"{self.name}: contradictory clues: {self.format(question[[cell]])} stands twice in one {kind}"
-                        f", in {self.place(first)} and in {self.place(int(cell))}"
-                    )
-
-    def find_error(self, question: np.ndarray, answer: np.ndarray) -> str | None:
-        for cell in range(self.num_cells):
-            if answer[cell] <= BLANK:
-                return f"{self.place(cell)} is not filled in"
-            if question[cell] > BLANK and question[cell] != answer[cell]:
-                clue, digit = self.format(question[[cell]]), self.format(answer[[cell]])
-                return f"{self.place(cell)} holds {digit} but the question gives {clue}"
-        try:
-            self.check_question(answer)
-        except PuzzleError as error:
-            return str(error).split("contradictory clues: ")[-1]
-        return None
+    @property
+    def example(self) -> str:
+        """Rows shifted by a box's width inside a band and by one between bands; a third of the cells is blank."""
+        row, column = np.divmod(np.arange(self.num_cells), self.n)
+        digits = (row % self.box_rows * self.box_columns + row // self.box_rows + column) % self.n
+        return self.format(np.where((row + 2 * column) % 3, digits + BLANK + 1, BLANK))
 
     def is_solution(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         agrees = ((questions <= BLANK) | (questions == answers)).all(1)
@@ -82,6 +63,14 @@ class Sudoku(Puzzle):
         symbols[:, 2:] = 2 + rng.random((count, n), dtype=np.float32).argsort(1)
         return Symmetries(cells.reshape(count, -1), symbols)
 
+    def symmetry_pool(self, count: int, rng: np.random.Generator) -> Symmetries:
+        """As the base class has it, but drawn from more elements than can be listed, so that two may be the same."""
+        if count < 1:
+            raise PuzzleError(f"{count} images of a {self.name} were asked for; expected at least 1")
+        pool = self.random_symmetries(count, rng)
+        pool.cells[0], pool.symbols[0] = np.arange(self.num_cells), np.arange(self.vocab_size)
+        return pool
+
     def class_keys(self, boards: np.ndarray) -> np.ndarray:
         """Colour refinement: a cell is told apart by what its row, column, box, band, stack and digit hold."""
         n, count = self.n, len(boards)
@@ -106,27 +95,11 @@ class Sudoku(Puzzle):
             colors = mix(colors * np.uint64(7) + mix(lines) + mix(boxes) * np.uint64(11) + mix(digits) * np.uint64(13))
         return mix(colors).sum((1, 2))
 
-    def draw_picture(self, axes, board, question, answer=None) -> None:
-        n = self.n
-        axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[])
-        for line in range(n + 1):
-            axes.axhline(line, color="black", linewidth=1.6 if line % self.box_rows == 0 else 0.4)
-            axes.axvline(line, color="black", linewidth=1.6 if line % self.box_columns == 0 else 0.4)
-        for cell, symbol in enumerate(board):
-            if symbol == BLANK:
-                continue
-            given = question[cell] > BLANK and symbol == question[cell]
-            wrong = answer is not None and symbol != answer[cell]
-            axes.text(
-                cell % n + 0.5,
-                cell // n + 0.54,
-                self.format(board[[cell]]),
-                ha="center",
-                va="center",
-                fontsize=100 / n,
-                fontweight="bold" if given else "normal",
-                color="black" if given else "tab:red" if wrong else "tab:green" if answer is not None else "tab:blue",
-            )
+    def _is_blank(self, symbol: int) -> bool:
+        return symbol == BLANK
+
+    def _line_width(self, line: int, rows: bool) -> float:
+        return 1.6 if line % (self.box_rows if rows else self.box_columns) == 0 else 0.4
 
     def _layout(self, rows: list[list[str]]) -> list[str]:
         segments = self.n // self.box_columns

@@ -42,6 +42,13 @@ class Symmetries:
         return Symmetries(_gather(self.cells, other.cells), _gather(other.symbols, self.symbols))
 
 
+def dihedral(rows: int, columns: int) -> np.ndarray:
+    """Of the 8 symmetries of the square, those that keep the board's shape, (K, S): 8, or 4 where it is not square."""
+    square = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+    images = [np.rot90(flipped, turns) for flipped in (square, square.T) for turns in range(4)]
+    return np.stack([image.reshape(-1) for image in images if image.shape == (rows, columns)])
+
+
 def _gather(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """table[n, columns[n, i]]; one flat `take`, several times faster than `take_along_axis`."""
     offsets = np.arange(len(table), dtype=np.int64)[:, None] * table.shape[1]

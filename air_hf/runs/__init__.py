@@ -1,27 +1,23 @@
-"""Training, one run: checkpoints, the run's folder and records, interruption, processes, trackers."""
+"""Training, one run: from a recipe to a folder of checkpoints and records that survives what happens to machines."""
 
+from air_hf.runs.arguments import parse_recipe
 from air_hf.runs.checkpoint import load_checkpoint, save_checkpoint
-from air_hf.runs.facts import check_resumption, run_facts
-from air_hf.runs.folder import RunFolder
-from air_hf.runs.interruption import EXIT_STATUS, Interruption
-from air_hf.runs.processes import check_same_step, is_lost_process, let_collectives_end, process_handlers
-from air_hf.runs.records import RunRecords, read_curves
-from air_hf.runs.trackers import new_run_id, start_tracker
+from air_hf.runs.data import load_data
+from air_hf.runs.interruption import EXIT_STATUS, Interrupted
+from air_hf.runs.run import Run
+from air_hf.runs.start import exit_statuses, make_accelerator, make_config, make_model, train
 
 __all__ = [
     "EXIT_STATUS",
-    "Interruption",
-    "RunFolder",
-    "RunRecords",
-    "check_resumption",
-    "check_same_step",
-    "is_lost_process",
-    "let_collectives_end",
+    "Interrupted",
+    "Run",
+    "exit_statuses",
     "load_checkpoint",
-    "new_run_id",
-    "process_handlers",
-    "read_curves",
-    "run_facts",
+    "load_data",
+    "make_accelerator",
+    "make_config",
+    "make_model",
+    "parse_recipe",
     "save_checkpoint",
-    "start_tracker",
+    "train",
 ]

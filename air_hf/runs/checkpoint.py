@@ -1,173 +1,225 @@
 """Checkpoints: a Hub folder (config, weights, tokenizer, code) with the state of training in a subfolder.
 
-The weights of the folder are the evaluated ones (EMA where it is on); `training_state/` holds what is needed to go on.
+config.json, model.safetensors, tokenizer.json, *.py, README.md     the evaluated weights (EMA where it is on)
+training.json, evaluation.json                                      what is known of the run, and its scores
+training_state/state.safetensors, state.json                        what is needed to go on
+training_state/manifest.json                                        SHA-256 of every file
+
 Nothing is pickled. A checkpoint is written beside its place and renamed, so an old one is whole until a new one is.
 """
 
 import contextlib
-import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from air_hf.evaluation import EvaluationResult
-from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError
+from air_hf.files import atomic_folder, sha256
+from air_hf.hub import EVALUATION, TRAINING_FACTS, CheckpointError, read_config
 from air_hf.hub.model_card import write_model_card
-from air_hf.modeling import AIRConfig, AIRState
-from air_hf.puzzles import get_puzzle
+from air_hf.modeling import AIRState
+from air_hf.modeling.weights_air import check_finite, read_json_object
+from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
+from air_hf.training import Learner
 from air_hf.training.carry import Carry
-from air_hf.runs.folder import check_manifest, sync_folder, write_manifest
-from air_hf.training.trainer import Trainer
 from air_hf.variants import CONFIG_FIELDS
 
-_STATE_FOLDER = "training_state"
-# Fields that may change when a run goes on: they do not touch the weights' path, or by rounding only; and the data's
-# places, since check_resumption compares the data.
-FREE_FIELDS = {"output_dir", "resume_from", "max_minutes", "eval_every", "eval_batch_size", "save_every", "log_every",
-               "eval_limit", "test_data", "compile", "num_threads", "push_to_hub", "push_every",
-               "hub_private_repo", "keep_checkpoints", "report_to", "max_memory", "accumulation_steps",
-               "max_skipped_steps", "train_data", "dataset", "dataset_config", "dataset_revision",
-               "puzzle"}  # fmt: skip
+STATE, TENSORS, MANIFEST = (f"training_state/{name}" for name in ("state.json", "state.safetensors", "manifest.json"))
+_NEEDED = {"config.json", "model.safetensors", STATE, TENSORS}
+_FORMAT = 2  # of the training state; 1, which did not say so, named the moments of AdamAtan2 one by one
+_STATE_TYPES = {"step": int, "skipped": int, "numbers": dict, "tensors": list, "arguments": dict}
 
 
 def save_checkpoint(
-    trainer: Trainer, folder: str | Path, evaluation: EvaluationResult | None = None, facts: dict | None = None
+    learner: Learner, folder: str | Path, evaluation: EvaluationResult | None = None, facts: dict | None = None
 ) -> None:
-    """Writes the trainer's model and state; every process must call it, the main one writes.
+    """Writes the learner's model and state; every process must call it, the main one writes.
 
     Args:
         folder (`str` or `Path`): replaced if it exists.
         evaluation ([`EvaluationResult`], *optional*): saved beside the weights.
         facts (`dict`, *optional*): what else `training.json` shall hold, see [`run_facts`].
+
+    Raises:
+        OSError: the folder cannot be written; what stood there before is as it was.
     """
-    tensors, state = _training_state(trainer)
-    if not trainer.accelerator.is_main_process:
+    tensors, state = _training_state(learner)
+    if not learner.accelerator.is_main_process:
         return
-    folder = Path(folder)
-    unfinished, previous = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "previous"))
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _write_checkpoint(trainer, unfinished, tensors, state, evaluation, facts)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)  # where the disk is full, it is in the way
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, previous)
-    os.replace(unfinished, folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+        with atomic_folder(folder) as unfinished:
+            _write(learner, unfinished, tensors, state, evaluation, facts or {})
+    except (OSError, SafetensorError) as error:  # the latter is what a full disk is to that library
+        raise OSError(f"the checkpoint cannot be written to {folder}: {error}") from error
 
 
-def _write_checkpoint(
-    trainer: Trainer, folder: Path, tensors: dict, state: dict, evaluation: EvaluationResult | None, facts: dict | None
-) -> None:
-    folder.mkdir(parents=True)
-    model = trainer.model
-    averaged = contextlib.nullcontext() if trainer.ema is None else trainer.ema.applied_to(model)
-    try:
-        with averaged:
-            model.save_pretrained(folder)
-        (folder / _STATE_FOLDER).mkdir()
-        save_file(tensors, folder / _STATE_FOLDER / "state.safetensors")
-    except SafetensorError as error:  # which a full disk is to this library
-        raise OSError(f"the weights cannot be written to {folder.parent}: {error}") from error
-    if model.config.puzzle is not None:
-        build_tokenizer(get_puzzle(model.config.puzzle)).save_pretrained(folder)
-    _write_json(folder / TRAINING_FACTS, {"step": trainer.step, "ema": trainer.args.ema_decay} | (facts or {}))
+def _write(learner: Learner, folder: Path, tensors: dict, state: dict, evaluation, facts: dict) -> None:
+    model = learner.model
+    with contextlib.nullcontext() if learner.ema is None else learner.ema.applied_to(model):
+        model.save_pretrained(folder)
+    (folder / TENSORS).parent.mkdir()
+    save_file(tensors, folder / TENSORS)
+    puzzle = puzzle_of(model.config)
+    if puzzle is not None:
+        build_tokenizer(puzzle).save_pretrained(folder)
+    records = {TRAINING_FACTS: {"step": learner.step, "ema": learner.recipe.ema_decay} | facts, STATE: state}
     if evaluation is not None:
-        _write_json(folder / EVALUATION, evaluation.to_dict())
+        records[EVALUATION] = evaluation.to_dict()
+    for name, record in records.items():
+        (folder / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_model_card(folder)
-    _write_json(folder / _STATE_FOLDER / "state.json", state)
-    write_manifest(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _training_state(learner: Learner) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and numbers; every process must call it."""
+    tensors = {f"weights.{name}": tensor for name, tensor in learner.model.state_dict().items()}
+    if learner.ema is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in learner.ema.averages.items()}
+    if learner.carry is not None:
+        slots = {f"carry.{name}": tensor for name, tensor in _slots(learner.carry).items()}
+        tensors |= {name: learner.accelerator.gather(tensor) for name, tensor in slots.items()}
+    numbers = {}
+    for name, value in learner.optimizer.state().items():
+        if torch.is_tensor(value):
+            tensors[f"optimizer.{name}"] = value
+        else:
+            numbers[name] = value
+    state = {"format": _FORMAT, "step": learner.step, "skipped": learner.skipped, "numbers": numbers}
+    state |= {"tensors": sorted(tensors), "arguments": vars(learner.recipe)}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, state
 
 
-def _training_state(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
-    tensors = {f"weights.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
-    adam_steps = {}
-    for name, parameter in trainer.model.named_parameters():
-        if trainer.ema is not None:
-            tensors[f"ema.{name}"] = trainer.ema.averages[name]
-        moments = trainer.adam.state.get(parameter)
-        if moments:
-            adam_steps[name] = moments["steps"]
-            tensors[f"adam.{name}.exp_avg"] = moments["exp_avg"]
-            tensors[f"adam.{name}.exp_avg_sq"] = moments["exp_avg_sq"]
-    if trainer.carry is not None:
-        carry = trainer.carry
-        slots = {"z_h": carry.state.z_h, "z_l": carry.state.z_l, "num_segments": carry.state.num_segments}
-        slots |= {"halted": carry.halted} | {f"batch.{name}": tensor for name, tensor in carry.batch.items()}
-        tensors |= {f"carry.{name}": trainer.accelerator.gather(tensor) for name, tensor in slots.items()}
-    facts = {
-        "step": trainer.step,
-        "skipped": trainer.skipped,
-        "adam_steps": adam_steps,
-        "arguments": dataclasses.asdict(trainer.args),
-    }
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
+def _slots(carry: Carry) -> dict[str, torch.Tensor]:
+    batch = {f"batch.{name}": tensor for name, tensor in carry.batch.items()}
+    return {**vars(carry.state), "halted": carry.halted, **batch}
 
 
-def load_checkpoint(trainer: Trainer, folder: str | Path) -> None:
-    """Puts a trainer where [`save_checkpoint`] left another one of the same recipe.
+def load_checkpoint(learner: Learner, folder: str | Path) -> None:
+    """Puts a learner where [`save_checkpoint`] left another one of the same recipe.
 
     Raises:
         CheckpointError: the folder or a file is missing or damaged, or the checkpoint is of another model or recipe.
     """
-    state_folder = Path(folder) / _STATE_FOLDER
-    for name in ("state.json", "state.safetensors"):
-        if not (state_folder / name).is_file():
+    folder = Path(folder)
+    for name in (STATE, TENSORS):
+        if not (folder / name).is_file():
             raise CheckpointError(
-                f"{state_folder / name} does not exist; expected a checkpoint folder of a training run"
+                f"{folder / name} does not exist; expected a checkpoint folder of a training run (--init_from begins a "
+                "new run with the weights of any checkpoint)"
             )
-    check_manifest(Path(folder))
-    facts = json.loads((state_folder / "state.json").read_text(encoding="utf-8"))
-    theirs = AIRConfig.from_pretrained(folder)
-    saved_fields = facts["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
-    ours = dataclasses.asdict(trainer.args) | {name: getattr(trainer.model.config, name) for name in CONFIG_FIELDS}
-    # A constant learning rate does not depend on where the run ends, so such a run may be lengthened.
-    free = FREE_FIELDS | ({"max_steps"} if trainer.args.min_lr_ratio == 1 else set())
-    for name in ours:
-        if name not in free and saved_fields.get(name) != ours[name]:
+    check_manifest(folder)
+    state = _read_state(folder)
+    _check_recipe(learner, folder, state)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / TENSORS} cannot be read: {error}") from error
+    if sorted(tensors) != state["tensors"]:
+        raise CheckpointError(f"{folder / TENSORS} holds other tensors than {STATE} says")
+    groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}, "carry": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        if group not in groups:
+            raise CheckpointError(f"{folder / TENSORS} holds {name}, which is no part of a run")
+        groups[group][rest] = tensor.to(learner.accelerator.device)
+    weights = learner.model.state_dict()
+    _check_tensors(folder, "weights", groups["weights"], weights)
+    _check_tensors(folder, "ema", groups["ema"], {} if learner.ema is None else learner.ema.averages)
+    check_finite(
+        groups["weights"] | {f"ema.{name}": tensor for name, tensor in groups["ema"].items()}, folder / TENSORS
+    )
+    learner.model.load_state_dict(groups["weights"])
+    if learner.ema is not None:
+        learner.ema.averages = {name: groups["ema"][name] for name in learner.ema.averages}
+    try:
+        learner.optimizer.load_state(groups["optimizer"] | state["numbers"])
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: state of the optimiser: {error}") from error
+    learner.step, learner.skipped = state["step"], state["skipped"]
+    learner.carry = _own_carry(learner, folder, groups["carry"]) if groups["carry"] else None
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state = read_json_object(folder / STATE)
+    if state.get("format", 1) != _FORMAT:
+        raise CheckpointError(
+            f"{folder} was written by another version (format {state.get('format', 1)} of the training state; this one "
+            f"reads {_FORMAT}): a run cannot go on from it, but --init_from begins one with its weights"
+        )
+    for name, kind in _STATE_TYPES.items():
+        if type(state.get(name)) is not kind or (kind is int and state[name] < 0):
             raise CheckpointError(
-                f"{folder} was trained with {name}={saved_fields.get(name)!r}; this run has {ours[name]!r}"
+                f"{folder / STATE}: {name} is {str(state.get(name))[:40]!r}; expected {kind.__name__}"
             )
-    if facts["step"] > trainer.args.max_steps:
-        raise CheckpointError(f"{folder} has run {facts['step']} steps; max_steps is {trainer.args.max_steps}")
-    tensors = {
-        name: tensor.to(trainer.accelerator.device)
-        for name, tensor in load_file(state_folder / "state.safetensors").items()
-    }
-    weights = trainer.model.state_dict()
-    for name, weight in weights.items():
-        saved = tensors.get(f"weights.{name}")
-        if saved is None or saved.shape != weight.shape:
-            found = "is missing" if saved is None else f"has shape {tuple(saved.shape)}"
-            raise CheckpointError(f"{folder}: weight {name} {found}; this model's has shape {tuple(weight.shape)}")
-    trainer.model.load_state_dict({name: tensors[f"weights.{name}"] for name in weights})
-    for name, parameter in trainer.model.named_parameters():
-        if trainer.ema is not None:
-            trainer.ema.averages[name] = tensors[f"ema.{name}"]
-        if name in facts["adam_steps"]:
-            trainer.adam.state[parameter] = {
-                "steps": facts["adam_steps"][name],
-                "exp_avg": tensors[f"adam.{name}.exp_avg"],
-                "exp_avg_sq": tensors[f"adam.{name}.exp_avg_sq"],
-            }
-    trainer.step, trainer.skipped = facts["step"], facts["skipped"]
-    slots = {name.removeprefix("carry."): tensor for name, tensor in tensors.items() if name.startswith("carry.")}
-    if slots:
-        size = len(slots["halted"]) // trainer.accelerator.num_processes
-        part = slice(trainer.accelerator.process_index * size, (trainer.accelerator.process_index + 1) * size)
-        slots = {name: tensor[part] for name, tensor in slots.items()}
-        batch = {name.removeprefix("batch."): tensor for name, tensor in slots.items() if name.startswith("batch.")}
-        trainer.carry = Carry(AIRState(slots["z_h"], slots["z_l"], slots["num_segments"]), slots["halted"], batch)
+    for name, value in state["numbers"].items():
+        if type(value) not in (int, float) or not 0 <= value < 2**53:
+            raise CheckpointError(f"{folder / STATE}: {name} is {str(value)[:40]!r}; expected a number")
+    return state
+
+
+def _check_recipe(learner: Learner, folder: Path, state: dict[str, Any]) -> None:
+    theirs, config = read_config(folder), learner.model.config
+    saved = state["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
+    ours = learner.recipe.settled | {name: getattr(config, name) for name in CONFIG_FIELDS}
+    for name, value in ours.items():
+        if saved.get(name) != value:
+            raise CheckpointError(f"{folder} was trained with {name}={saved.get(name)!r}; this run has {value!r}")
+    if state["step"] > learner.recipe.max_steps:
+        raise CheckpointError(f"{folder} has run {state['step']} steps; max_steps is {learner.recipe.max_steps}")
+
+
+def _check_tensors(folder: Path, group: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name in sorted(found.keys() | expected.keys()):
+        theirs, ours = found.get(name), expected.get(name)
+        if theirs is None or ours is None or (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
+            saved, wanted = ("none" if t is None else f"{tuple(t.shape)} of {t.dtype}" for t in (theirs, ours))
+            raise CheckpointError(f"{folder / TENSORS}: {group}.{name} is {saved}; this run's is {wanted}")
+
+
+def _own_carry(learner: Learner, folder: Path, found: dict[str, torch.Tensor]) -> Carry:
+    """This process's slots of a carry over all of them."""
+    config, slots = learner.model.config, learner.recipe.batch_size
+    # As mixed precision has them, whose name is part of the recipe and has been compared.
+    states = torch.bfloat16 if learner.recipe.mixed_precision == "bf16" else learner.model.dtype
+    positions, cells = (slots, config.num_positions, config.hidden_size), (slots, config.seq_len)
+    expected = {"z_h": (positions, states), "z_l": (positions, states), "num_segments": ((slots,), torch.long),
+                "halted": ((slots,), torch.bool), "batch.input_ids": (cells, torch.long),
+                "batch.labels": (cells, torch.long), "batch.puzzle_ids": ((slots,), torch.long)}  # fmt: skip
+    meta = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in expected.items()}
+    _check_tensors(folder, "carry", found, meta)
+    size, rank = slots // learner.accelerator.num_processes, learner.accelerator.process_index
+    own = {name: tensor[rank * size : (rank + 1) * size] for name, tensor in found.items()}
+    batch = {name.removeprefix("batch."): tensor for name, tensor in own.items() if name.startswith("batch.")}
+    return Carry(AIRState(own["z_h"], own["z_l"], own["num_segments"]), own["halted"], batch)
+
+
+def check_manifest(folder: Path) -> None:
+    """Checks that a checkpoint is as it was written.
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+    try:
+        digests = read_json_object(folder / MANIFEST)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} cannot be read") from error
+    if not digests.keys() >= _NEEDED:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} does not list its files")
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
+        try:
+            same = sha256(path) == digest
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error
+        if not same:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is not as it was written")

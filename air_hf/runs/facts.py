@@ -1,51 +1,65 @@
 """What a checkpoint records of the run that made it: enough to repeat the run and to write its card."""
 
-import dataclasses
 import os
 import platform
+import uuid
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from air_hf.data import PuzzleSet
-from air_hf.hub import CheckpointError, training_facts
-from air_hf.training.arguments import TrainingArguments
+from air_hf.files import sha256
+from air_hf.hub import TRAINING_FACTS, CheckpointError
+from air_hf.hub.loading import find_file
+from air_hf.hub.records import read_records
+from air_hf.runs.data import Source
+from air_hf.training import Recipe
 
-# Where things are on one machine says nothing to another one, and may say too much.
-_PRIVATE = {"train_data", "test_data", "output_dir", "resume_from", "push_to_hub", "push_every", "hub_private_repo"}
-# What may change when a run goes on, and changes the order of its sums.
-_ROUNDING = ("accumulation_steps", "compile", "num_threads")
 _LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
 
 
-def run_facts(
-    args: TrainingArguments, train_set: PuzzleSet, test_set: PuzzleSet, accelerator: Accelerator
-) -> dict[str, object]:
+def run_facts(recipe: Recipe, train: Source, test: Source, accelerator: Accelerator) -> dict[str, Any]:
     """What is known when a run starts: recipe, data, hardware and versions; no path of this machine."""
     device = accelerator.device
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)}"
     else:
         hardware = f"{device.type.upper()} ({platform.machine()}, {os.cpu_count()} cores)"
-    arguments = {name: value for name, value in dataclasses.asdict(args).items() if name not in _PRIVATE}
-    return {
-        "arguments": arguments,
-        "data": {"train": _data_facts(train_set), "test": _data_facts(test_set)},
+    # A folder's name may look like a repository's, so what the data set is called comes from where it was found.
+    place = {name: getattr(train, name) for name in ("dataset", "dataset_config", "dataset_revision")}
+    begun = {} if recipe.init_from is None else {"init_from": _origin(recipe.init_from)}
+    return begun | {
+        "arguments": recipe.marked("published") | place,
+        "data": {"train": train.facts(), "test": test.facts()},
         "hardware": hardware,
         "processes": accelerator.num_processes,
         "versions": {name: version(name) for name in _LIBRARIES},
+        "tracker_run": uuid.uuid4().hex[:12],  # not from the seed: two runs of one recipe shall not share a curve
     }
 
 
-def _data_facts(puzzles: PuzzleSet) -> dict[str, object]:
-    return {
-        "puzzle": puzzles.puzzle.name,
-        "puzzles": len(puzzles),
-        "sha256": puzzles.sha256(),
-        "example": puzzles.puzzle.format(puzzles.questions[0]),
-    }
+def _origin(source: str) -> dict[str, str]:
+    """The name of the checkpoint that a run begins with, a repository's or a folder's, and its weights' SHA-256."""
+    weights = find_file(source, SAFE_WEIGHTS_NAME) or find_file(source, SAFE_WEIGHTS_INDEX_NAME)
+    return {"name": Path(source).resolve().name if Path(source).is_dir() else source, "sha256": sha256(weights)}
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """What `training.json` of a checkpoint says of the run that goes on from it.
+
+    Raises:
+        CheckpointError: an entry is damaged.
+    """
+    before, place = read_records(checkpoint).training, checkpoint / TRAINING_FACTS
+    for name, kind in {"unlogged": dict, "tracker_run": str}.items():
+        if type(before.get(name, kind())) is not kind:
+            raise CheckpointError(f"{place}: {name} is {str(before[name])[:40]!r}; expected {kind.__name__}")
+    if not all(type(value) in (int, float) for value in before.get("unlogged", {}).values()):
+        raise CheckpointError(f"{place}: unlogged holds {str(before['unlogged'])[:80]!r}; expected numbers")
+    return before
 
 
 def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
@@ -61,7 +75,7 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
     Raises:
         CheckpointError: the checkpoint was trained on other puzzles, or does not say on which.
     """
-    before = training_facts(checkpoint)
+    before = read_records(Path(checkpoint)).training
     if "data" not in before:
         raise CheckpointError(f"{checkpoint} does not record what it was trained on")
     trained, given = (known["data"]["train"] for known in (before, facts))
@@ -70,8 +84,10 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
             f"{checkpoint} was trained on {trained['puzzles']:,} puzzles with SHA-256 {trained['sha256'][:16]}…; "
             f"this run has {given['puzzles']:,} with {given['sha256'][:16]}…"
         )
+    arguments = facts["arguments"]
     pairs = {name: (before[name], facts[name]) for name in ("processes", "hardware")}
-    pairs |= {name: (before["arguments"].get(name), facts["arguments"][name]) for name in _ROUNDING}
+    rounding = Recipe().marked("rounds").keys() & arguments.keys()
+    pairs |= {name: (before["arguments"].get(name), arguments[name]) for name in sorted(rounding)}
     pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
     notes = [
         f"{name}: {old} before, {new} now; from here on this run differs from one without an interruption, at first by "

@@ -6,7 +6,6 @@ metrics.jsonl, evaluations.jsonl            the records
 run.lock                                    held by the process that trains here
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,10 +16,8 @@ from filelock import FileLock, Timeout
 
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import EVALUATION, CheckpointError
+from air_hf.runs.checkpoint import check_manifest
 from air_hf.runs.records import RECORDS, keep_records
-
-MANIFEST = "training_state/manifest.json"
-_NEEDED = {"config.json", "model.safetensors", "training_state/state.json", "training_state/state.safetensors"}
 
 
 class RunFolder:
@@ -99,7 +96,7 @@ class RunFolder:
         for folder in saved:
             if folder not in kept:
                 shutil.rmtree(folder)
-        for unfinished in self._checkpoints.glob("*.part"):
+        for unfinished in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob("*.part")):  # of a killed save
             shutil.rmtree(unfinished)
 
     def open(self, step: int) -> None:
@@ -135,56 +132,3 @@ def _score(folder: Path) -> tuple[float, float, str]:
     except (OSError, ValueError, TypeError):
         return (-1.0, -1.0, folder.name)
     return (scores.exact_accuracy, scores.cell_accuracy, folder.name)
-
-
-def write_manifest(folder: Path) -> None:
-    """Records the SHA-256 of every file of a checkpoint, after all of them are on the disk."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(digests, indent=1), encoding="utf-8")
-    with open(manifest, "rb") as file:
-        os.fsync(file.fileno())
-    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        sync_folder(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes a folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_manifest(folder: Path) -> None:
-    """Checks that a checkpoint is as it was written.
-
-    Raises:
-        CheckpointError: naming the file that is missing or damaged.
-    """
-    try:
-        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} cannot be read") from error
-    if not isinstance(digests, dict) or not digests.keys() >= _NEEDED:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} does not list its files")
-    for name, digest in digests.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
-        try:
-            same = _digest(path) == digest
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error
-        if not same:
-            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is not as it was written")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

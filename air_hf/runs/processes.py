@@ -1,6 +1,8 @@
 """Several processes: how they are started, how they agree, and how one notices that another is gone."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -8,8 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
 from air_hf.modeling import AIRConfig
-
-_PATIENCE = timedelta(minutes=30)  # with a process that no longer answers: then the others end with an error, too
 
 
 def let_collectives_end(accelerator: Accelerator) -> None:
@@ -45,8 +45,31 @@ def is_lost_process(error: RuntimeError) -> bool:
     return any(sign in str(error) for sign in ("gloo/transport", "remote process exited"))
 
 
-def process_handlers(config: AIRConfig) -> list[KwargsHandler]:
-    """What an `Accelerator` needs to know to train such a model on several processes."""
+@contextmanager
+def naming_lost_processes(accelerator: Accelerator) -> Iterator[None]:
+    """Makes of a collective's failure an error that says who no longer reaches whom.
+
+    Raises:
+        ConnectionError: another process is gone or silent.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise ConnectionError(
+            f"process {accelerator.process_index} of {accelerator.num_processes} no longer reaches the others "
+            f"({str(error).splitlines()[0]}); go on with --resume_from latest"
+        ) from error
+
+
+def process_handlers(config: AIRConfig, timeout: float = 30.0) -> list[KwargsHandler]:
+    """What an `Accelerator` needs to know to train such a model on several processes.
+
+    Args:
+        config ([`AIRConfig`]): the model's.
+        timeout (`float`): minutes to wait for a process that no longer answers; then the others end with an error, too.
+    """
     # A token kept in the states gets a gradient only where a segment's first update does.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
-    return [ddp, InitProcessGroupKwargs(timeout=_PATIENCE)]
+    return [ddp, InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))]

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from air_hf.evaluation import EvaluationResult
+from air_hf.files import write_text
 
 METRICS, EVALUATIONS = RECORDS = ("metrics.jsonl", "evaluations.jsonl")
 _MOST_POINTS = 400
@@ -96,8 +97,24 @@ class RunRecords:
 
     def _append(self, name: str, record: dict) -> None:
         if self._accelerator.is_main_process:
-            with open(self._output / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_line(self._output / name, json.dumps(record))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; its `filename` is `path`.
+    """
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        data = (line + "\n").encode()
+        try:
+            if file.write(data) < len(data):  # the disk is full; the next write says so
+                file.write(data)
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_curves(output: Path) -> dict[str, list]:
@@ -130,6 +147,4 @@ def keep_records(path: Path, step: int, evaluated: bool) -> None:
     """Drops the records after a step, and those of evaluations at the step itself if it is not `evaluated`."""
     if path.exists():
         last = step - (path.name == EVALUATIONS and not evaluated)
-        kept = path.with_name(f"{path.name}.part")
-        kept.write_text("".join(json.dumps(line) + "\n" for line in _read_lines(path) if line["step"] <= last))
-        kept.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in _read_lines(path) if line["step"] <= last))

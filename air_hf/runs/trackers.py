@@ -1,13 +1,6 @@
 """A tracker's run, found again when a run goes on."""
 
-import uuid
-
 from accelerate import Accelerator
-
-
-def new_run_id() -> str:
-    """A name for a tracker's run; not from the run's seed, since two runs of one recipe shall not share a curve."""
-    return uuid.uuid4().hex[:12]
 
 
 def start_tracker(accelerator: Accelerator, tracker: str, run_id: str, step: int, recipe: dict) -> None:

@@ -1,16 +1,8 @@
-"""Training, one step: arguments, carry, optimisers, EMA. What touches files and processes is in `air_hf.runs`."""
+"""Training, one step: recipe, learner, carry, optimisers, EMA. What touches files and processes is in `air_hf.runs`."""
 
-from air_hf.training.arguments import TrainingArguments, parse_arguments
-from air_hf.training.backend import attention_for, should_compile
-from air_hf.training.memory import measure_memory
-from air_hf.training.trainer import NonFiniteError, Trainer
+from air_hf.training.backend import attention_for
+from air_hf.training.learner import Learner, NonFiniteError
+from air_hf.training.memory import estimate_memory
+from air_hf.training.recipe import Recipe
 
-__all__ = [
-    "NonFiniteError",
-    "Trainer",
-    "TrainingArguments",
-    "attention_for",
-    "measure_memory",
-    "parse_arguments",
-    "should_compile",
-]
+__all__ = ["Learner", "NonFiniteError", "Recipe", "attention_for", "estimate_memory"]

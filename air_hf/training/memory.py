@@ -1,14 +1,12 @@
-"""What a run keeps in memory, counted before its first step.
+"""What a run keeps in memory, counted from its configuration; nothing is run.
 
-Axis letters: B slots, S cells.
+Axis letters: B slots, T positions the network sees, D hidden size, I width of a SwiGLU.
 """
 
 from dataclasses import dataclass
 
-import torch
-
-from air_hf.modeling import AIRForPuzzleSolving
-from air_hf.training.trainer import Trainer
+from air_hf.modeling import AIRConfig
+from air_hf.training.learner import Learner
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -19,11 +17,11 @@ class MemoryNeeds:
 
     Args:
         weights, gradients, moments, averages (`int`): the model, its gradients (twice, where processes exchange them),
-            AdamAtan2's two moments, and the EMA.
+            what the optimiser keeps, and the EMA.
         carry (`int`): states and puzzles of the process's slots: as the step before left them, refilled (in float32),
             and as this one leaves them, in parts and joined.
         activations (`int`): what the slots that run at a time keep for the backward pass, without compilation, which
-            saves some of it.
+            saves some of it; see [`estimate_activations`].
         checkpoint (`int`): of these and the other processes' slots, on the disk.
     """
 
@@ -44,46 +42,41 @@ class MemoryNeeds:
         names = ("weights", "gradients", "moments", "averages", "carry", "activations")
         parts = ", ".join(f"{name} {getattr(self, name) / _MIB:,.1f}" for name in names)
         total, checkpoint = self.total / _MIB, self.checkpoint / _MIB
-        return f"memory of a process: at least {total:,.1f} MiB ({parts}); a checkpoint: {checkpoint:,.1f} MiB"
+        return f"memory of a process: about {total:,.1f} MiB ({parts}); a checkpoint: {checkpoint:,.1f} MiB"
 
 
-def measure_memory(trainer: Trainer, batch: dict[str, torch.Tensor]) -> MemoryNeeds:
-    """Counts what a run needs; activations by running one and two slots for a segment.
-
-    Args:
-        trainer ([`Trainer`]): the run.
-        batch (`dict[str, torch.Tensor]`): this process's puzzles, B of them, see [`Trainer.train_step`].
+def estimate_memory(learner: Learner) -> MemoryNeeds:
+    """Counts what a run needs.
 
     Raises:
         ValueError: it is more than `max_memory`; the message says how many `accumulation_steps` would do.
     """
-    args, model = trainer.args, trainer.model
-    batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
-    slots = len(batch["input_ids"])
-    (one, state), (two, _) = (_run_segment(model, {k: v[:n] for k, v in batch.items()}) for n in (1, min(2, slots)))
-    processes = trainer.accelerator.num_processes
+    recipe, model = learner.recipe, learner.model
+    config, processes = model.config, learner.accelerator.num_processes
+    slots = recipe.batch_size // processes
+    size = 2 if recipe.mixed_precision == "bf16" else model.dtype.itemsize
     weights = _bytes(model.state_dict().values())
     trained = _bytes(model.parameters())
-    # The prefix table's optimiser keeps nothing.
-    moments = 2 * sum(_bytes(group["params"]) for group in trainer.adam.param_groups)
-    averages = trained if trainer.ema else 0
-    puzzles = _bytes(batch.values())
-    stored = slots * state + puzzles + slots  # with a byte for `halted`
-    refilled = _bytes(vars(model.initial_state(slots)).values()) + puzzles
+    moments = learner.optimizer.state_size
+    averages = trained if learner.ema else 0
+    puzzle = 8 * (2 * config.seq_len + 1)  # question, answer and id
+    states = 2 * config.num_positions * config.hidden_size
+    stored = slots * (size * states + 8 + puzzle + 1)  # with the segment count, and a byte for `halted`
+    refilled = slots * (model.dtype.itemsize * states + 8 + puzzle)
 
     def needs(parts: int) -> MemoryNeeds:
-        activations = one + (two - one) * (slots // parts - 1)
+        activations = slots // parts * estimate_activations(config, size)
         gradients = trained * (1 if processes == 1 else 2)
         carry = refilled + (2 if parts == 1 else 3) * stored
         checkpoint = 2 * weights + moments + averages + processes * stored
         return MemoryNeeds(weights, gradients, moments, averages, carry, activations, checkpoint)
 
-    found = needs(args.accumulation_steps)
-    if args.max_memory is not None and found.total > args.max_memory * _GIB:
+    found = needs(recipe.accumulation_steps)
+    if recipe.max_memory is not None and found.total > recipe.max_memory * _GIB:
         choices = [parts for parts in range(1, slots + 1) if slots % parts == 0]
-        enough = [parts for parts in choices if needs(parts).total <= args.max_memory * _GIB]
+        enough = [parts for parts in choices if needs(parts).total <= recipe.max_memory * _GIB]
         advice = f"accumulation_steps {enough[0]} is enough" if enough else "no accumulation_steps is enough"
-        raise ValueError(f"max_memory is {args.max_memory:g} GiB; {found}. {advice}")
+        raise ValueError(f"max_memory is {recipe.max_memory:g} GiB; {found}. {advice}")
     return found
 
 
@@ -91,22 +84,43 @@ def _bytes(tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _run_segment(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Bytes of the tensors, other than weights, that the backward pass would need; and of one slot's state."""
-    owned = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-    kept: dict[int, int] = {}
+def estimate_activations(config: AIRConfig, size: int) -> int:
+    """Bytes that one slot keeps from a segment for its backward pass, uncompiled.
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # itself would hold the graph that holds it
+    Args:
+        config ([`AIRConfig`]): the model.
+        size (`int`): bytes of a number of the states, 2 or 4.
+    """
+    tokens, width = config.num_network_positions, config.hidden_size
+    block = (
+        _mixer(config, size)
+        + _swiglu(tokens, width, config.intermediate_size, size)
+        + 2 * _norm(tokens * width, tokens)
+    )
+    updates = sum(update.keeps_graph for update in config.schedule)
+    # The loss: stablemax's float64 quantities, four of them, or softmax's single float32 one; and what the head reads.
+    per_symbol = 4 * 8 if config.loss_function == "stablemax" else 4
+    head = config.seq_len * (config.vocab_size * (size + per_symbol) + width * size)
+    return updates * config.num_hidden_layers * block + head
 
-    slots = len(batch["input_ids"])
-    # The graph holds what it keeps while it is built, so that no address comes up twice.
-    with (
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.compiler.set_stance("force_eager"),
-    ):
-        output = model(**batch, state=model.initial_state(slots))
-    return sum(kept.values()), _bytes(vars(output.state).values()) // slots
+
+def _norm(values: int, rows: int) -> int:
+    """An RMS norm keeps its argument, in float32, and a factor of each row."""
+    return 4 * (values + rows)
+
+
+def _swiglu(tokens: int, width: int, inner: int, size: int) -> int:
+    """A SwiGLU keeps what it reads, gate and value, the gate after SiLU, and their product."""
+    return size * tokens * (width + 4 * inner)
+
+
+def _mixer(config: AIRConfig, size: int) -> int:
+    tokens, width = config.num_network_positions, config.hidden_size
+    if config.mixer == "mlp":
+        return _swiglu(width, tokens, config.position_intermediate_size, size)
+    kept = size * tokens * 5 * width  # what the projections read, queries, keys and values
+    if config._attn_implementation == "eager":
+        kept += config.num_attention_heads * tokens**2 * (4 + (size if size != 4 else 0))  # maps, also in float32
+    else:
+        kept += tokens * (size * width + 4 * config.num_attention_heads)  # the output and its normalisers
+    return kept

@@ -1,11 +1,19 @@
-"""Optimisers of the published codes: AdamAtan2 for the network, sign-SGD for the prefix table, and their schedule."""
+"""Optimisers of the published codes and of the field, as one object over a model's parameter groups.
+
+Three groups: the *matrices* inside the networks, the *other* weights (embeddings, heads, biases, tokens), and the
+*prefix* table, of which every batch uses some rows only.
+"""
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from adam_atan2_pytorch import AdamAtan2
+from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.training.recipe import Recipe
 
 
 class PrefixSignSGD(torch.optim.Optimizer):
@@ -32,17 +40,146 @@ class PrefixSignSGD(torch.optim.Optimizer):
                 table[rows] = decayed - group["lr"] * table.grad[rows].sign()
 
 
-def make_optimizers(
-    model: AIRForPuzzleSolving, weight_decay: float, prefix_weight_decay: float, betas: tuple[float, float]
-) -> tuple[AdamAtan2, PrefixSignSGD | None]:
-    """AdamAtan2 (arXiv 2407.05872) over all parameters but the prefix table, and sign-SGD over that, if there is one.
+Weights = dict[str, nn.Parameter]
 
-    Learning rates are set at every step; see `scheduled_lr`.
+
+def weight_groups(model: AIRForPuzzleSolving) -> dict[str, Weights]:
+    """The parameters by name, in the groups "matrices", "others" and "prefix"; together they are all of them."""
+    groups: dict[str, Weights] = {"matrices": {}, "others": {}, "prefix": {}}
+    inner = model.model
+    for name, parameter in model.named_parameters():
+        if inner.prefix is not None and parameter is inner.prefix.weight:
+            groups["prefix"][name] = parameter
+        elif parameter.ndim == 2 and name.startswith(("model.networks.", "model.input_proj.")):
+            groups["matrices"][name] = parameter
+        else:
+            groups["others"][name] = parameter
+    return groups
+
+
+def _adam_atan2(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+    """Scale-free Adam (arXiv 2407.05872), the published recipes' optimiser."""
+    return AdamAtan2(groups, lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2))
+
+
+def _adamw(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2))
+
+
+def _muon(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+    """Orthogonalised momentum, scaled to the size of AdamW's updates (arXiv 2502.16982), so rates carry over."""
+    lr = recipe.learning_rate if recipe.muon_learning_rate is None else recipe.muon_learning_rate
+    return torch.optim.Muon(groups, lr=lr, momentum=recipe.muon_momentum, adjust_lr_fn="match_rms_adamw")
+
+
+# What `--optimizer` may be: the optimiser of the matrices, and that of the other weights; one object where it is one.
+OPTIMIZERS: dict[str, tuple[Callable, Callable]] = {
+    "adam_atan2": (_adam_atan2, _adam_atan2),
+    "adamw": (_adamw, _adamw),
+    "muon": (_muon, _adamw),
+}
+
+
+class GroupedOptimizer:
+    """What updates a model's weights: one object, whatever is inside.
+
+    Args:
+        model ([`AIRForPuzzleSolving`]): whose weights.
+        recipe ([`Recipe`]): `optimizer`, rates, decays and `max_grad_norm`.
+
+    Attributes:
+        parts (`dict[str, torch.optim.Optimizer]`): the optimisers inside, by their class's name.
     """
-    table = None if model.model.prefix is None else model.model.prefix.weight
-    others = [parameter for parameter in model.parameters() if parameter is not table]
-    adam = AdamAtan2(others, lr=1.0, betas=betas, weight_decay=weight_decay)
-    return adam, None if table is None else PrefixSignSGD([table], lr=1.0, weight_decay=prefix_weight_decay)
+
+    def __init__(self, model: AIRForPuzzleSolving, recipe: Recipe):
+        groups = weight_groups(model)
+        self.max_grad_norm = recipe.max_grad_norm
+        self._clipped = [*groups["matrices"].values(), *groups["others"].values()]
+        decays = {"matrices": recipe.weight_decay, "others": recipe.weight_decay if recipe.decay == "all" else 0.0}
+        members: dict[Callable, list[dict]] = {}
+        for name, make in zip(("matrices", "others"), OPTIMIZERS[recipe.optimizer], strict=True):
+            group = {"params": list(groups[name].items()), "weight_decay": decays[name]}
+            members.setdefault(make, []).append(group)
+        parts = [make(recipe, groups) for make, groups in members.items()]
+        if groups["prefix"]:
+            prefix = list(groups["prefix"].items())
+            parts.append(PrefixSignSGD(prefix, recipe.prefix_learning_rate, recipe.prefix_weight_decay))
+        self.parts = {type(part).__name__: part for part in parts}
+        for group in self._groups():
+            group["initial_lr"] = group["lr"]
+
+    def _groups(self) -> Iterable[dict]:
+        return (group for part in self.parts.values() for group in part.param_groups)
+
+    def step(self, lr_ratio: float, used_ids: torch.LongTensor) -> None:
+        """Updates the weights by their gradients.
+
+        Args:
+            lr_ratio (`float`): share of every group's learning rate, see [`scheduled_lr`].
+            used_ids (`torch.LongTensor`): puzzle ids of the batch, any shape.
+        """
+        if self.max_grad_norm:
+            nn.utils.clip_grad_norm_(self._clipped, self.max_grad_norm)
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * lr_ratio
+        for part in self.parts.values():
+            part.step(used_ids) if isinstance(part, PrefixSignSGD) else part.step()
+
+    @property
+    def state_size(self) -> int:
+        """Bytes that the optimisers keep once they have stepped, but for a few counters."""
+        copies = {"AdamAtan2": 2, "AdamW": 2, "Muon": 1}  # moments of each weight
+        return sum(
+            copies.get(name, 0) * parameter.nbytes
+            for name, part in self.parts.items()
+            for group in part.param_groups
+            for parameter in group["params"]
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers by `part.parameter.quantity`, from each part's own `state_dict`."""
+        flat = {}
+        for part_name, part in self.parts.items():
+            saved, names = part.state_dict(), _parameter_names(part)
+            for index, quantities in saved["state"].items():
+                flat |= {f"{part_name}.{names[index]}.{key}": value for key, value in quantities.items()}
+        return flat
+
+    def load_state(self, flat: dict[str, Any]) -> None:
+        """Puts back what [`state`] gave.
+
+        Raises:
+            ValueError: it is of another optimiser or of other weights; the message names what does not fit.
+        """
+        left = set(flat)
+        for part_name, part in self.parts.items():
+            shapes = {name: p.shape for group in part.param_groups for name, p in _named(group)}
+            state: dict[int, dict[str, Any]] = {}
+            for index, (name, shape) in enumerate(shapes.items()):
+                start = f"{part_name}.{name}."
+                quantities = {key.removeprefix(start): flat[key] for key in flat if key.startswith(start)}
+                left -= {start + key for key in quantities}
+                if not quantities:  # it has had no gradient yet
+                    continue
+                first = next(iter(state.values()), quantities)
+                if quantities.keys() != first.keys():
+                    raise ValueError(f"{part_name} has {sorted(first)} of some weights, {sorted(quantities)} of {name}")
+                for key, value in quantities.items():
+                    if torch.is_tensor(value) and value.ndim and value.shape != shape:
+                        raise ValueError(f"{start}{key} has shape {tuple(value.shape)}; expected {tuple(shape)}")
+                state[index] = quantities
+            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+        if left:
+            raise ValueError(f"{min(left)} is no state of {', '.join(self.parts)}")
+
+
+def _named(group: dict) -> Iterable[tuple[str, nn.Parameter]]:
+    return zip(group["param_names"], group["params"], strict=True)
+
+
+def _parameter_names(part: torch.optim.Optimizer) -> list[str]:
+    return [name for group in part.param_groups for name in group["param_names"]]
 
 
 def scheduled_lr(step: int, base_lr: float, warmup_steps: int, total_steps: int, min_lr_ratio: float) -> float:

@@ -17,8 +17,8 @@ from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.evaluation import evaluate_model
 from air_hf.puzzles import get_puzzle
-from air_hf.runs import let_collectives_end, process_handlers
-from air_hf.training import Trainer, TrainingArguments
+from air_hf.runs.processes import let_collectives_end, process_handlers
+from air_hf.training import Learner, Recipe
 
 STEPS, SLOTS, PUZZLE_IDS = 20, 16, 5
 CASES = {"q_learning": ("Lx_H", 1), "halt_only": ("trm-att", 1), "puzzle_ids": ("L_H2x", PUZZLE_IDS),
@@ -27,23 +27,23 @@ TINY = {"vocab_size": 6, "seq_len": 16, "hidden_size": 32, "num_attention_heads"
         "h_cycles": 2, "l_cycles": 2, "max_segments": 4, "puzzle": "sudoku-4x4"}  # fmt: skip
 
 
-def run(puzzles: PuzzleSet, variant: str, puzzle_ids: int, accumulation_steps: int) -> Trainer:
+def run(puzzles: PuzzleSet, variant: str, puzzle_ids: int, accumulation_steps: int) -> Learner:
     stream = PuzzleStream(puzzles, SLOTS, seed=0, augment=True)
-    args = TrainingArguments(batch_size=SLOTS, max_steps=100, compile="off", halt_exploration_prob=0.0,
+    recipe = Recipe(batch_size=SLOTS, max_steps=100, compile="off", halt_exploration_prob=0.0,
                              accumulation_steps=accumulation_steps, warmup_steps=5)  # fmt: skip
     config = variant_config(variant, **TINY, num_puzzle_ids=puzzle_ids)
     accelerator = Accelerator(cpu=True, mixed_precision="no", kwargs_handlers=process_handlers(config))
     torch.set_num_threads(1)  # the accelerator takes all cores, for every process
     torch.manual_seed(0)
     model = AIRForPuzzleSolving(config)
-    trainer = Trainer(model, args, accelerator)
+    learner = Learner(model, recipe, accelerator)
     for step in range(STEPS):
         rank, world = accelerator.process_index, accelerator.num_processes
         batch = stream.batch(step, rank, world)
         ids = np.random.default_rng([7, step]).integers(puzzle_ids, size=SLOTS)
         batch["puzzle_ids"] = torch.from_numpy(ids)[rank * SLOTS // world : (rank + 1) * SLOTS // world]
-        trainer.train_step(batch)
-    return trainer
+        learner.train_step(batch)
+    return learner
 
 
 def main() -> None:
@@ -52,15 +52,15 @@ def main() -> None:
     puzzles = PuzzleSet(puzzle, *make_generator(puzzle).draw(50, np.random.default_rng(0)), "generated")
     for name, (variant, puzzle_ids) in CASES.items():
         for accumulation_steps in (1, 2):
-            trainer = run(puzzles, variant, puzzle_ids, accumulation_steps)
-            scores = evaluate_model(trainer.model, puzzles, batch_size=7, accelerator=trainer.accelerator)
-            if trainer.accelerator.is_main_process:
-                scores = {"processes": trainer.accelerator.num_processes} | scores.to_dict()
-                weights = {key: tensor.contiguous() for key, tensor in trainer.model.state_dict().items()}
+            learner = run(puzzles, variant, puzzle_ids, accumulation_steps)
+            scores = evaluate_model(learner.model, puzzles, batch_size=7, accelerator=learner.accelerator)
+            if learner.accelerator.is_main_process:
+                scores = {"processes": learner.accelerator.num_processes} | scores.to_dict()
+                weights = {key: tensor.contiguous() for key, tensor in learner.model.state_dict().items()}
                 save_file(weights, folder / f"{name}-{accumulation_steps}.safetensors")
                 (folder / f"{name}-{accumulation_steps}.json").write_text(json.dumps(scores))
-            trainer.accelerator.free_memory()
-            let_collectives_end(trainer.accelerator)
+            learner.accelerator.free_memory()
+            let_collectives_end(learner.accelerator)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,11 @@ class Fault:
     reset_after:     does what was asked, then resets the connection: the answer is lost
     reset_mid_body:  sends the headers and half of the body, then resets the connection
     truncate:        sends the headers and half of the body, then closes the connection in good order
+    html:            answers 200 with a page of HTML, as a proxy does that wants somebody to log in
+    stall:           accepts the request and never answers
     """
 
-    kind: Literal["status", "slow", "reset", "reset_after", "reset_mid_body", "truncate"]
+    kind: Literal["status", "slow", "reset", "reset_after", "reset_mid_body", "truncate", "html", "stall"]
     match: str | Callable[[Request], bool] = lambda request: True  # the kind of requests, or any predicate
     index: int = 0
     times: float = 1
@@ -353,6 +355,7 @@ ROUTES: list[Route] = []
 REPO_ID = "(?P<id>[^/]+/[^/]+)"
 PATH_PARTS = {
     "repo": f"(?P<type>models|datasets|spaces)/{REPO_ID}",
+    "repo_slug": REPO_ID,
     "home": f"(?:(?P<type>datasets|spaces)/)?{REPO_ID}",
     "revision": "(?P<revision>[^/]+)",
     "name": "(?P<name>[^/]+)",
@@ -683,6 +686,39 @@ def delete_folder(blobs: Blobs, tree: Tree, path: str) -> None:
 OPERATIONS = {"file": add_regular, "lfsFile": add_lfs, "deletedFile": delete_file, "deletedFolder": delete_folder}
 
 
+@endpoint("POST", "/api/collections", "token")
+def create_collection(call: Call) -> Reply:
+    namespace = call.json["namespace"]
+    call.check_writer(namespace)
+    slug = f"{namespace}/{call.json['title'].lower()}-{hashlib.sha1(call.json['title'].encode()).hexdigest()[:24]}"
+    if (call.hub.folder / "collections" / f"{quote(slug, safe='')}.json").exists():
+        return answer({"error": "This collection already exists", "slug": slug}, 409)
+    return store_collection(call, slug, {"title": call.json["title"], "private": call.json["private"], "items": []})
+
+
+@endpoint("GET", "/api/collections/{repo_slug}", "token")
+def get_collection(call: Call) -> Reply:
+    return store_collection(call, call.args["id"], call.hub.collections()[call.args["id"]])
+
+
+@endpoint("POST", "/api/collections/{repo_slug}/items", "token")
+def add_collection_item(call: Call) -> Reply:
+    slug, item = call.args["id"], call.json["item"]
+    call.check_writer(slug.partition("/")[0])
+    collection = call.hub.collections()[slug]
+    if item["id"] in [known["id"] for known in collection["items"]]:
+        raise HubError(409, "The item is in the collection already")
+    collection["items"].append(item | {"_id": item["id"], "position": len(collection["items"])})
+    return store_collection(call, slug, collection)
+
+
+def store_collection(call: Call, slug: str, facts: dict) -> Reply:
+    write_atomically(call.hub.folder / "collections" / f"{quote(slug, safe='')}.json", json.dumps(facts).encode())
+    owner = {"name": slug.partition("/")[0]}
+    more = {"slug": slug, "owner": owner, "lastUpdated": now(), "position": 0, "theme": "orange", "upvotes": 0}
+    return answer(facts | more)
+
+
 @endpoint("GET", "/{home}/resolve/{revision}/{path}", "read")
 def resolve(call: Call) -> Reply:
     commit = call.commit
@@ -748,9 +784,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.reset()
         if request.fault == "slow":
             time.sleep(fault.seconds)
+        if request.fault == "stall":
+            self.server.closing.wait()  # until the server ends
+            return self.reset()
         if request.fault == "status":
             wait = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             reply = refuse(HubError(fault.status, "Injected fault"), **wait)
+        elif request.fault == "html":
+            reply = Reply(body=b"<!doctype html><title>Log in</title>", headers={"Content-Type": "text/html"})
         else:
             reply = route.reply(Call(hub, args, parse_qs(url.query), self.headers, body))
         if request.fault == "reset_after":
@@ -764,7 +805,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            size = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(size)
+            if len(body) < size:
+                raise ConnectionResetError("the client ended in the middle of a request")
+            return body
         chunks = []
         while size := int(self.rfile.readline(), 16):
             chunks.append(self.rfile.read(size))
@@ -806,7 +851,7 @@ class HttpServer(ThreadingHTTPServer):
 
     def __init__(self, hub: "HubServer", port: int):
         super().__init__(("127.0.0.1", port), Handler)
-        self.hub, self.connections = hub, set()
+        self.hub, self.connections, self.closing = hub, set(), threading.Event()
 
     def handle_error(self, request, client_address):
         LOG.info("a client went away", exc_info=True)
@@ -835,6 +880,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_) -> None:
+        self._server.closing.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in list(self._server.connections):  # kept alive by clients, who shall notice that we are gone
@@ -862,6 +908,11 @@ class HubServer:
 
     def exists(self, repo_type: str, repo_id: str) -> bool:
         return Repo(self.folder, f"{repo_type}s", repo_id).settings is not None
+
+    def collections(self) -> dict[str, dict]:
+        """Title, `private` and items of every collection, by slug."""
+        paths = (self.folder / "collections").glob("*.json")
+        return {unquote(path.stem): json.loads(path.read_bytes()) for path in paths}
 
     def head(self, repo_type: str, repo_id: str, revision: str = "main") -> str:
         return self._commit(repo_type, repo_id, revision).sha

@@ -1,9 +1,12 @@
 """What tests of training share: puzzles to train on, and a run of seconds."""
 
+import json
 from pathlib import Path
 
 from air_hf.dataset_builders.generate import generate_split, write_split
+from air_hf.files import sha256
 from air_hf.puzzles import get_puzzle
+from air_hf.runs.checkpoint import MANIFEST
 
 ROOT = Path(__file__).parents[2]
 # The words of a run of a tiny model in float32; a word given again overrides.
@@ -26,3 +29,10 @@ def make_csv(folder: Path, puzzle: str = "sudoku-4x4", train: int = 60, test: in
     board = get_puzzle(puzzle)
     write_split(folder, board, generate_split(board, train, test, workers=1, **options), 0, {})
     return folder
+
+
+def rewrite_manifest(checkpoint: Path) -> None:
+    """Makes a checkpoint's manifest say that its files are as they are now."""
+    manifest = checkpoint / MANIFEST
+    names = [path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()]
+    manifest.write_text(json.dumps({name: sha256(checkpoint / name) for name in names if name != MANIFEST}))

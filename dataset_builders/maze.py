@@ -1,19 +1,21 @@
-"""Random-wall mazes with a long enough shortest path, as in Maze-Hard (random walls, 30x30, 110 cells)."""
+"""The data of mazes: Maze-Hard, and random-wall mazes with a long enough shortest path, as it has them."""
 
 import functools
 import operator
+from typing import ClassVar
 
 import numpy as np
 
-from air_hf.puzzles import Maze, PuzzleError
-from air_hf.puzzles.maze import GOAL, OPEN, PATH, START, WALL
+from air_hf.dataset_builders.builders import PuzzleBuilder, PuzzleDataConfig
+from air_hf.dataset_builders.generate import PuzzleGenerator
+from air_hf.puzzles import PuzzleError
+from air_hf.puzzles.maze import GOAL, OPEN, PATH, START, WALL, Maze
 
-_MAX_BOARDS = 20_000  # random boards without one maze of the kind asked for
 _WALK = 4  # moves between far ends, enough to forget which end the search found first
 _PAIRS_SHARE = 3  # about this times the pairs of ends, in boards' sizes, is a board's chance; chosen on Maze-Hard
 
 
-class MazeGenerator:
+class MazeGenerator(PuzzleGenerator):
     """Draws mazes of one size.
 
     Args:
@@ -26,6 +28,13 @@ class MazeGenerator:
         PuzzleError: an impossible length or wall share.
     """
 
+    options: ClassVar = {
+        "min_path_cells": {"type": int, "help": "least cells on a shortest path, S and G included"},
+        "wall_share": {"type": float, "help": "probability of a wall (default 0.37)"},
+        "unique_path": {"action": "store_true", "default": None, "help": "only one shortest path"},
+    }
+    rating = "steps of a shortest path"
+
     def __init__(self, puzzle: Maze, min_path_cells: int = 2, wall_share: float = 0.37, unique_path: bool = False):
         # A shortest path never touches itself, so it fills at most about two thirds of the board (snake in the box).
         longest = min(puzzle.num_cells, 2 * puzzle.num_cells // 3 + max(puzzle.rows, puzzle.columns))
@@ -35,31 +44,15 @@ class MazeGenerator:
             )
         if not 0 <= wall_share < 1:
             raise PuzzleError(f"wall_share is {wall_share}; expected at least 0 and less than 1")
-        self.puzzle, self.min_path_cells, self.wall_share, self.unique_path = (
-            puzzle,
-            min_path_cells,
-            wall_share,
-            unique_path,
-        )
+        self.puzzle, self.min_path_cells, self.wall_share, self.unique = puzzle, min_path_cells, wall_share, unique_path
 
         # A board is one integer with a bit a cell. A wall column at the right keeps rows apart.
         self._stride = puzzle.columns + 1
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """`count` mazes: questions and answers, each (count, S) of symbol ids (uint8).
-
-        Raises:
-            PuzzleError: no maze with so long a path turned up in 20,000 boards.
-        """
-        questions, answers = zip(*(self._draw_one(rng) for _ in range(count)), strict=True)
-        return np.stack(questions), np.stack(answers)
-
     def rate(self, question: np.ndarray) -> int:
-        """Difficulty of a question (S,): the steps of a shortest path, as Maze-Hard rates its mazes."""
         return int(self.puzzle.path_lengths(question[None])[0])
 
     def count_solutions(self, question: np.ndarray, limit: int = 2) -> int:
-        """How many shortest paths a question (S,) has, counting no further than `limit`."""
         walls = (question == WALL).reshape(self.puzzle.rows, self.puzzle.columns)
         board, goal = question.reshape(walls.shape), self._to_bits((question == GOAL).reshape(walls.shape))
         ways = {self._to_bits(board == START): 1}
@@ -76,22 +69,21 @@ class MazeGenerator:
                 return ways[goal]
         return 0
 
-    def _draw_one(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        for _ in range(_MAX_BOARDS):
-            walls = rng.random((self.puzzle.rows, self.puzzle.columns)) < self.wall_share
-            drawn = self._draw_path(walls, rng)
-            if drawn is not None:
-                path, start, goal = drawn
-                question = np.where(walls.reshape(-1), WALL, OPEN).astype(np.uint8)
-                question[start], question[goal] = START, GOAL
-                answer = question.copy()
-                answer[path] = PATH
-                return question, answer
-        kind = "only one shortest path, of" if self.unique_path else "a shortest path of"
-        raise PuzzleError(
-            f"{self.puzzle.name}: no maze with {kind} {self.min_path_cells} cells and a wall share of "
-            f"{self.wall_share} in {_MAX_BOARDS} random boards; ask for a shorter path"
-        )
+    def try_once(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        walls = rng.random((self.puzzle.rows, self.puzzle.columns)) < self.wall_share
+        drawn = self._draw_path(walls, rng)
+        if drawn is None:
+            return None
+        path, start, goal = drawn
+        question = np.where(walls.reshape(-1), WALL, OPEN).astype(np.uint8)
+        question[start], question[goal] = START, GOAL
+        answer = question.copy()
+        answer[path] = PATH
+        return question, answer
+
+    def wanted(self) -> str:
+        kind = "only one shortest path, of" if self.unique else "a shortest path of"
+        return f"{kind} {self.min_path_cells} cells and a wall share of {self.wall_share}"
 
     def _draw_path(self, walls: np.ndarray, rng: np.random.Generator) -> tuple[list[int], int, int] | None:
         """The cells of a long enough shortest path between its ends, and the ends; None if the board has none.
@@ -124,7 +116,7 @@ class MazeGenerator:
         steps = next(i for i, wave in enumerate(waves) if wave & goal)
         for wave in waves[steps - 1 : 0 : -1]:
             before = self._neighbours(cell) & wave
-            if self.unique_path and before.bit_count() > 1:
+            if self.unique and before.bit_count() > 1:
                 return None
             cell = _random_bit(before, rng)
             path.append(self._cell(cell))
@@ -161,3 +153,34 @@ def _random_bit(bits: int, rng: np.random.Generator) -> int:
     for _ in range(int(rng.integers(bits.bit_count()))):
         bits &= bits - 1
     return bits & -bits
+
+
+class MazeHard(PuzzleBuilder):
+    """Maze-Hard: 1,000 train and 1,000 test mazes of 30x30 cells with a shortest path of at least 110 cells."""
+
+    FAMILY = "maze"
+    HUB_REPO = "sapientinc/maze-30x30-hard-1k"
+    DESCRIPTION = "Mazes of random walls with a shortest path of at least 110 cells, one of which the answer marks."
+    PUBLISHED_RATING = MazeGenerator.rating
+    BUILDER_CONFIGS: ClassVar = [
+        PuzzleDataConfig("1k", puzzle="maze-30x30", subsample_size=1000, description="1,000 train mazes"),
+        PuzzleDataConfig(
+            "1k-aug-8",
+            puzzle="maze-30x30",
+            subsample_size=1000,
+            images_per_puzzle=8,
+            description="1,000 train mazes, each in its 8 orientations",
+        ),
+    ]
+
+    def measure(self, questions: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "cells of a shortest path": self.puzzle.path_lengths(questions) + 1,
+            "share of walls": (questions == WALL).mean(1),
+        }
+
+    def limits(self) -> str:
+        if self.config.check_unique or self.config.generator.get("unique_path"):
+            return super().limits()
+        several = "A maze may have several shortest paths, of which the answer marks one: a solver may be right by the "
+        return several + "rules and still differ from the label. " + super().limits()

@@ -13,12 +13,12 @@ from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
 from air_hf.modeling.modeling_air import IGNORE_LABEL
-from air_hf.puzzles import get_puzzle
-from air_hf.training.arguments import TrainingArguments
+from air_hf.puzzles import puzzle_of
 from air_hf.training.backend import should_compile
 from air_hf.training.carry import Carry, draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.ema import EMA
-from air_hf.training.optimizers import make_optimizers, scheduled_lr
+from air_hf.training.optimizers import GroupedOptimizer, scheduled_lr
+from air_hf.training.recipe import Recipe
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -27,12 +27,12 @@ class NonFiniteError(ArithmeticError):
     """A loss or gradient that is infinite or not a number; the message says at which step, rate and puzzles."""
 
 
-class Trainer:
-    """A model in training: its optimisers, its EMA and the puzzles in its slots.
+class Learner:
+    """A model in training: its optimiser, its EMA and the puzzles in its slots.
 
     Args:
         model ([`AIRForPuzzleSolving`]): the model; moved to the accelerator's device.
-        args ([`TrainingArguments`]): how to train it.
+        recipe ([`Recipe`]): how to train it.
         accelerator (`Accelerator`): device, precision and processes.
 
     Raises:
@@ -40,13 +40,16 @@ class Trainer:
 
     Attributes:
         model: the bare model.
+        recipe ([`Recipe`]): as given, with the precision of the accelerator.
+        optimizer ([`GroupedOptimizer`]): what updates the weights.
+        ema ([`EMA`], *optional*): the average of the weights, where the recipe has one.
         compiled (`bool`): whether its networks are compiled.
         step (`int`): steps done.
         skipped (`int`): steps among them whose gradient was not finite and changed nothing.
         carry ([`Carry`], *optional*): None before the first step.
     """
 
-    def __init__(self, model: AIRForPuzzleSolving, args: TrainingArguments, accelerator: Accelerator):
+    def __init__(self, model: AIRForPuzzleSolving, recipe: Recipe, accelerator: Accelerator):
         if accelerator.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {accelerator.mixed_precision!r}; expected 'no' or 'bf16'")
         if accelerator.distributed_type in _SHARDED:
@@ -59,17 +62,16 @@ class Trainer:
             steps = accelerator.gradient_accumulation_steps
             raise ValueError(f"the accelerator has gradient_accumulation_steps {steps}; say accumulation_steps instead")
         # As launched, so that a run goes on in the precision it began with.
-        self.args = dataclasses.replace(args, mixed_precision=accelerator.mixed_precision)
+        self.recipe = dataclasses.replace(recipe, mixed_precision=accelerator.mixed_precision)
         self.accelerator = accelerator
-        self.compiled = should_compile(args.compile, accelerator.device)
+        self.compiled = should_compile(recipe.compile, accelerator.device)
         if self.compiled:
             for network in model.model.networks.values():
                 network.compile(dynamic=False)
         self._wrapped: nn.Module = accelerator.prepare(model)
         self.model: AIRForPuzzleSolving = accelerator.unwrap_model(self._wrapped)
-        betas = (args.adam_beta1, args.adam_beta2)
-        self.adam, self.prefix_sgd = make_optimizers(self.model, args.weight_decay, args.prefix_weight_decay, betas)
-        self.ema = EMA(self.model, args.ema_decay) if args.ema_decay else None
+        self.optimizer = GroupedOptimizer(self.model, recipe)
+        self.ema = EMA(self.model, recipe.ema_decay) if recipe.ema_decay else None
         self.carry: Carry | None = None
         self.step = 0
         self.skipped = 0
@@ -90,7 +92,11 @@ class Trainer:
         self._wrapped.train()
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
-        parts = carry.split(self.args.accumulation_steps)
+        if self.carry is None and self.recipe.slots_out_of_step:
+            carry.state.num_segments = self._own_part(
+                torch.from_numpy(self._rng(3).integers(self.model.config.max_segments, size=self._num_slots(carry)))
+            )
+        parts = carry.split(self.recipe.accumulation_steps)
         outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
         finite = self._is_finite(loss)
@@ -129,14 +135,13 @@ class Trainer:
             NonFiniteError: `max_skipped_steps` have been skipped already.
         """
         self._wrapped.zero_grad(set_to_none=True)
-        args = self.args
-        if self.skipped == args.max_skipped_steps:
+        if self.skipped == self.recipe.max_skipped_steps:
             ids = sorted(set(carry.batch["puzzle_ids"].tolist()))
-            ratio = scheduled_lr(self.step + 1, 1.0, args.warmup_steps, args.max_steps, args.min_lr_ratio)
+            rate = self.recipe.learning_rate * self._lr_ratio(self.step + 1)
             raise NonFiniteError(
-                f"step {self.step + 1}: the loss or a gradient is not finite (loss {loss:g}, learning rate "
-                f"{args.learning_rate * ratio:g}, puzzle ids {ids[:20]}{self._name_culprits(carry, logits)}); "
-                f"{self.skipped} such steps were skipped before. Checkpoints are from before that"
+                f"step {self.step + 1}: the loss or a gradient is not finite (loss {loss:g}, learning rate {rate:g}, "
+                f"puzzle ids {ids[:20]}{self._name_culprits(carry, logits)}); {self.skipped} such steps were skipped "
+                "before. Checkpoints are from before that"
             )
         self.skipped += 1
         self.step += 1
@@ -147,33 +152,37 @@ class Trainer:
         if not culprits:
             return ""
         board = carry.batch["input_ids"][culprits[0]].cpu().numpy()
-        name = self.model.config.puzzle
-        board = board.tolist() if name is None else get_puzzle(name).format(board)
+        puzzle = puzzle_of(self.model.config)
+        board = board.tolist() if puzzle is None else puzzle.format(board)
         return f", logits not finite in {len(culprits)} of {len(logits)} slots, the first: {board}"
 
+    def _lr_ratio(self, step: int) -> float:
+        recipe = self.recipe
+        return scheduled_lr(step, 1.0, recipe.warmup_steps, recipe.max_steps, recipe.min_lr_ratio)
+
     def _update_weights(self, used_ids: torch.LongTensor) -> None:
-        args = self.args
         self.step += 1
-        ratio = scheduled_lr(self.step, 1.0, args.warmup_steps, args.max_steps, args.min_lr_ratio)
-        for group in self.adam.param_groups:
-            group["lr"] = args.learning_rate * ratio
-        self.adam.step()
-        if self.prefix_sgd is not None:
-            for group in self.prefix_sgd.param_groups:
-                group["lr"] = args.prefix_learning_rate * ratio
-            self.prefix_sgd.step(self.accelerator.gather(used_ids))
+        self.optimizer.step(self._lr_ratio(self.step), self.accelerator.gather(used_ids))
         self._wrapped.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
     def _least_segments(self, carry: Carry) -> torch.Tensor:
         """This process's part of the exploration of all slots, a function of (seed, step) alone."""
-        slots = len(carry.halted)
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        rng = np.random.default_rng([self.args.seed, 2, self.step])
-        most = self.model.config.max_segments
-        least = draw_least_segments(slots * processes, most, self.args.halt_exploration_prob, rng)
-        return least[rank * slots : (rank + 1) * slots].to(self.accelerator.device)
+        most, share = self.model.config.max_segments, self.recipe.halt_exploration_prob
+        return self._own_part(draw_least_segments(self._num_slots(carry), most, share, self._rng(2)))
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, purpose, self.step])
+
+    def _num_slots(self, carry: Carry) -> int:
+        return len(carry.halted) * self.accelerator.num_processes
+
+    def _own_part(self, values: torch.Tensor) -> torch.Tensor:
+        """What belongs to this process of a tensor over all slots."""
+        size = len(values) // self.accelerator.num_processes
+        rank = self.accelerator.process_index
+        return values[rank * size : (rank + 1) * size].to(self.accelerator.device)
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 from numba import njit
 
-from air_hf.puzzles import PuzzleError, Sudoku
-from air_hf.puzzles.sudoku import BLANK
+from air_hf.puzzles import PuzzleError
+from air_hf.puzzles.sudoku import BLANK, Sudoku
 
 _LARGEST = 9
 

@@ -1,0 +1,63 @@
+"""`air-hf calibrate`: chooses a checkpoint's q_halt threshold on given puzzles and stores it with the checkpoint."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from air_hf.data import load_puzzles
+from air_hf.hub import load_model
+from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
+from air_hf.puzzles import puzzle_of
+from air_hf.solving.calibration import Calibration, calibrate, draw_calibration, run_segments
+
+CURVE = "calibration.png"
+
+
+def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    parser.add_argument("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository")
+    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    parser.add_argument("--data", required=True, help="CSV file of puzzles with answers, or a folder with test.csv")
+    parser.add_argument("--limit", type=int, help="a random sample of this many of them")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--max_segments", type=int, help="segments without an exit (default: the checkpoint's)")
+    tolerance = "share of the puzzles that an early exit may lose (default 0)"
+    parser.add_argument("--tolerance", type=float, default=0.0, help=tolerance)
+    parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time")
+    parser.add_argument("--device", default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
+    output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
+    parser.add_argument("--output", type=Path, help=output)
+    return _calibrate
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    folder = args.output or Path(args.model)
+    if args.output is None and not folder.is_dir():
+        raise ValueError(f"{args.model} is no folder to store the choice in; give an --output")
+    model = load_model(args.model, revision=args.revision).to(args.device)
+    puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
+    if args.limit is not None:
+        puzzles = puzzles.sample(args.limit, args.seed)
+    found = calibrate(run_segments(model, puzzles, args.max_segments, args.batch_size), args.tolerance)
+    config = SolveConfig(
+        max_segments=args.max_segments, early_exit="q_halt", q_halt_threshold=round(found.threshold, 2)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_calibration(found, f"{puzzles.puzzle.name}, {len(puzzles):,} puzzles", folder / "images" / CURVE)
+    config.save(folder, **_facts(found, puzzles.source, len(puzzles), args.tolerance))
+    segments = len(found.accuracies_by_segment)
+    print(f"{segments} segments:            exact {found.exact_without:.1%} of {len(puzzles):,} puzzles")
+    print(f"q_halt > {found.threshold:<10.2f}       exact {found.exact:.1%} after {found.mean_segments:.2f} segments")
+    print(f"the curve: {folder / 'images' / CURVE}; the choice: {folder / SOLVE_CONFIG}")
+    return 0
+
+
+def _facts(found: Calibration, source: str, puzzles: int, tolerance: float) -> dict:
+    """What to store beside the choice; the puzzles' place without folders, which mean nothing elsewhere."""
+    return {
+        "data": Path(source).name,
+        "puzzles": puzzles,
+        "tolerance": tolerance,
+        "exact_all_segments": found.exact_without,
+        "exact": found.exact,
+        "mean_segments": found.mean_segments,
+    }

@@ -1,0 +1,74 @@
+"""`air-hf evaluate`: scores of a checkpoint on puzzles."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from air_hf.evaluation import evaluate_model
+from air_hf.files import write_text
+from air_hf.hub import load_model, training_facts
+from air_hf.puzzles import puzzle_of
+from air_hf.runs.data import load_dataset, load_files
+from air_hf.solving import evaluate_solving, find_verifier
+from air_hf.solving.options import add_options, config_of, describe, is_plain
+
+
+def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
+    parser.add_argument("--revision", help="branch, tag or commit of the repository (default: main)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help="CSV file, or folder with test.csv")
+    source.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`; its test split")
+    parser.add_argument("--dataset_config", help="configuration of the data set (default: its default one)")
+    parser.add_argument("--dataset_revision", help="branch, tag or commit of the data set (default: main)")
+    parser.add_argument("--limit", type=int, help="score a random sample of this many puzzles")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default %(default)s)")
+    parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
+    parser.add_argument("--batch_size", type=int, default=256, help="boards at a time (default %(default)s)")
+    add_options(parser, mode="plain", without=("max_segments", "seed"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
+    return _evaluate
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    for name, least in (("limit", 1), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    place = {} if args.revision is None else {"revision": args.revision}
+    model = load_model(args.checkpoint, dtype=args.dtype, **place).to(_device(args.device))
+    puzzle = puzzle_of(model.config)
+    if args.dataset:
+        source = load_dataset(args.dataset, args.dataset_config, "test", args.dataset_revision, puzzle)
+    else:
+        source = load_files(args.data, puzzle, "test")
+    source = source.sample(args.limit, args.seed)
+    config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
+    if not is_plain(config):
+        scores = evaluate_solving(model, source.puzzles, config, args.batch_size)
+        print(f"{scores.table()}\n{describe(config)}")
+        if args.output:
+            write_text(args.output, json.dumps(scores.to_dict() | source.origin(), indent=2) + "\n")
+        return
+    trained = training_facts(args.checkpoint, **place)
+    result = evaluate_model(
+        model, source.puzzles, args.batch_size, args.max_segments, step=trained.get("step"), ema=trained.get("ema"),
+        origin=source.origin(),
+    )  # fmt: skip
+    print(result.table())
+    if args.output:
+        write_text(args.output, json.dumps(result.to_dict(), indent=2) + "\n")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,167 @@
+"""A recipe read from YAML and from the command line, where `--field value` overrides."""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from air_hf.modeling import AIRConfig
+from air_hf.recipes import get_recipe, recipe_names
+from air_hf.training.recipe import Recipe, plain_type
+
+_FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+_MOST_BRACKETS = 100  # of a recipe, which is flat
+
+
+class _Option(NamedTuple):
+    """How a field is read: a function that a parser calls with a word, the words it may be, and its help."""
+
+    read: Callable[[str], Any]
+    choices: tuple[str, ...] | None
+    help: str
+    optional: bool
+
+
+def _option(hint, help: str, optional: bool = False) -> _Option:
+    kind, may_be_none = plain_type(hint)
+    choices = typing.get_args(kind) or None
+    read = str if choices else _truth if kind is bool else kind
+    return _Option(read, choices, help, optional or may_be_none)
+
+
+def _truth(word: str) -> bool:
+    if word.lower() not in _TRUTH:
+        raise argparse.ArgumentTypeError(f"invalid truth value: {word!r}")
+    return _TRUTH[word.lower()]
+
+
+def _options() -> dict[str, _Option]:
+    """Every field of a recipe and, where it is not read off the data, of a model."""
+    hints = typing.get_type_hints(Recipe)
+    options = {}
+    for entry in dataclasses.fields(Recipe):
+        default = "" if entry.default is None else f" (default: {entry.default})"
+        options[entry.name] = _option(hints[entry.name], entry.metadata["help"] + default)
+    for name, hint in AIRConfig.__annotations__.items():
+        if name not in _FROM_DATA:
+            options[name] = _option(hint, "model; see AIRConfig (default: as the variant has it)", optional=True)
+    return options
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Gives a parser `--config` and an option for every field; only those that are typed are in its namespace."""
+    parser.add_argument("--config", help="recipe: a YAML file of the fields below, or a name of `air-hf recipes`")
+    for name, option in _options().items():
+        flag = {"nargs": "?", "const": True} if option.read is _truth else {}
+        help = option.help.replace("%", "%%")
+        parser.add_argument(
+            f"--{name}", type=option.read, choices=option.choices, help=help, default=argparse.SUPPRESS, **flag
+        )
+
+
+def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that a command line means.
+
+    Args:
+        typed (`argparse.Namespace`): of a parser with [`add_recipe_arguments`].
+        with_data (`bool`): whether the run's data must be named.
+
+    Returns:
+        the recipe, and the model's fields that were set.
+
+    Raises:
+        ValueError: a file that is no recipe, an unknown field, a value of the wrong type, or fields that contradict one
+            another; the message names them.
+    """
+    words = {name: value for name, value in vars(typed).items() if name != "config"}
+    fields = (_read_file(typed.config) if typed.config is not None else {}) | words
+    known = {entry.name for entry in dataclasses.fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in fields.items() if name in known})
+    if with_data:
+        _check_data(recipe)
+    if recipe.train_data and recipe.test_data is None:
+        recipe.test_data = recipe.train_data
+    return recipe, {name: value for name, value in fields.items() if name not in known}
+
+
+def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[Recipe, dict[str, Any]]:
+    """[`read_recipe`] of a command line, that of the process if None.
+
+    Raises:
+        SystemExit: with status 2, after a line about what is wrong.
+    """
+    usage = "%(prog)s --config RECIPE.yaml [--field value ...]"
+    parser = argparse.ArgumentParser(description=description, usage=usage, allow_abbrev=False)
+    add_recipe_arguments(parser)
+    try:
+        return read_recipe(parser.parse_args(argv))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _check_data(recipe: Recipe) -> None:
+    train_data, test_data = recipe.train_data, recipe.test_data
+    if recipe.dataset:
+        if train_data:
+            raise ValueError(f"both train_data ({train_data}) and dataset ({recipe.dataset}) are given; choose one")
+    elif not train_data:
+        raise ValueError("train_data is missing: a CSV file, or a folder with train.csv; or name a dataset on the Hub")
+    elif test_data is None and not Path(train_data).is_dir():
+        raise ValueError(f"test_data is missing, and train_data ({train_data}) is not a folder with test.csv")
+
+
+def _read_file(name: str) -> dict[str, Any]:
+    """The fields of a recipe file, or of a published recipe where there is no file of that name."""
+    path = Path(name)
+    if not path.is_file():
+        if name in recipe_names():
+            return get_recipe(name)
+        raise ValueError(f"recipe {path} does not exist, and `air-hf recipes` has none of that name")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds
+            raise RecursionError
+        recipe = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path} is not UTF-8 text: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"recipe {path} is nested too deeply; expected one `name: value` a line") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a number or a date that is none
+        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
+    options = _options()
+    if unknown := sorted(set(map(str, recipe)) - options.keys()):
+        raise ValueError(
+            f"recipe {path}: unknown fields {', '.join(unknown)}; known fields: {', '.join(sorted(options))}"
+        )
+    return {
+        name: _read_value(f"recipe {path}: {name}", value, options[name])
+        for name, value in recipe.items()
+        if value is not None or not options[name].optional
+    }
+
+
+def _read_value(place: str, value, option: _Option):
+    """A value of YAML, read as the same word on a command line would be."""
+    if value is None:
+        raise ValueError(f"{place} has no value; leave the line out, or give the field's off value")
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"{place} holds a {type(value).__name__}; expected one value")
+    word = str(value)
+    if isinstance(value, bool) and option.choices:  # YAML 1.1 reads a bare on, off, yes or no as a truth value
+        word = next((word for word in (("on", "yes") if value else ("off", "no")) if word in option.choices), word)
+    if option.choices and word not in option.choices:
+        raise ValueError(f"{place}: invalid choice: {word!r} (choose from {', '.join(option.choices)})")
+    try:
+        return option.read(word)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{place}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{place}: invalid {option.read.__name__} value: {word[:40]!r}") from error

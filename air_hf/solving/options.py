@@ -1,0 +1,93 @@
+"""The options of solving on a command line, the same wherever one solves: `--mode`, and every field of SolveConfig."""
+
+import argparse
+import dataclasses
+from collections.abc import Collection
+
+from air_hf.modeling.solving_air import CHOICES, SolveConfig
+
+MODES = {
+    "adaptive": "cheap first, then rollouts, only for what is unsolved, up to --budget model calls a board",
+    "plain": "all segments once and the answer they end with, as in published evaluations",
+    "calibrated": "as the checkpoint's solve_config.json says",
+}
+_HELP = {
+    "max_segments": "segments of a rollout (default: the checkpoint's)",
+    "early_exit": "what ends a board before: its halting score, training's halting rule, an unchanged answer, rules",
+    "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer",
+    "patience": "segments over which --early_exit unchanged wants the same answer",
+    "rollouts": "trajectories of a board",
+    "noise": "standard deviation of the noise before each segment; 0 is none",
+    "noise_on": "states that get noise",
+    "start": "states that a rollout starts from",
+    "symmetries": "let every rollout but the first look at a random symmetric image of the board",
+    "select": "which rollout's answer is taken",
+    "plain_first": "the first rollout runs alone and without noise",
+    "rollouts_at_once": "rollouts of a board that run together",
+    "budget": "most model calls (segments of one board) a board may take",
+    "seed": "of the noise",
+}  # fmt: skip
+_NUMBERS = {"q_halt_threshold": float, "noise": float}
+
+
+def add_options(parser: argparse.ArgumentParser, mode: str, without: Collection[str] = ()) -> None:
+    """Adds the options but those that the command has of its own; `mode` is the default of `--mode`."""
+    group = parser.add_argument_group("how to solve")
+    modes = "; ".join(f"{name}: {text}" for name, text in MODES.items())
+    group.add_argument("--mode", choices=MODES, default=mode, help=f"{modes} (default {mode}); what follows changes it")
+    for field in dataclasses.fields(SolveConfig):
+        if field.name in without:
+            continue
+        if field.name in CHOICES:
+            group.add_argument(f"--{field.name}", choices=CHOICES[field.name], help=_HELP[field.name])
+        elif type(field.default) is bool:
+            group.add_argument(f"--{field.name}", action="store_true", default=None, help=_HELP[field.name])
+        else:
+            kind = _NUMBERS.get(field.name, int)
+            group.add_argument(f"--{field.name}", type=kind, metavar=kind.__name__.upper(), help=_HELP[field.name])
+
+
+def config_of(args: argparse.Namespace, stored: SolveConfig, checks_answers: bool) -> SolveConfig:
+    """The plan that a command line asks for.
+
+    Args:
+        args (`argparse.Namespace`): with the options of [`add_options`].
+        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a calibrated threshold from it.
+        checks_answers (`bool`): whether the family's rules can check answers; then the adaptive mode stops by them.
+
+    Raises:
+        ValueError: a value out of its range, or a threshold that nothing looks at.
+    """
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(SolveConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.mode == "adaptive":
+        chosen = {"early_exit": "verifier" if checks_answers else "q_halt"}
+        if stored.early_exit == "q_halt":
+            chosen["q_halt_threshold"] = stored.q_halt_threshold
+        config = SolveConfig.adaptive(**(chosen | given))
+    else:
+        config = dataclasses.replace(stored if args.mode == "calibrated" else SolveConfig(), **given)
+    if "q_halt_threshold" in given and config.early_exit not in ("q_halt", "trained"):
+        raise ValueError(
+            f"--q_halt_threshold is the threshold of --early_stop and --early_exit q_halt; this is {config.early_exit}"
+        )
+    return config
+
+
+def is_plain(config: SolveConfig) -> bool:
+    """Whether this is the loop of published evaluations, of however many segments: one rollout, no noise, no exit."""
+    return config == SolveConfig(max_segments=config.max_segments, seed=config.seed)
+
+
+def describe(config: SolveConfig) -> str:
+    """What stops and what chooses, in a few words; whether the rules take part is always among them."""
+    stops = {
+        "never": "every segment run",
+        "q_halt": f"stopped by q_halt > {config.q_halt_threshold:g}",
+        "trained": f"stopped by training's rule, threshold {config.q_halt_threshold:g}",
+        "unchanged": f"stopped after {config.patience} segments without a change",
+        "verifier": "stopped by the rules",
+    }
+    chosen = f", chosen by {config.select}" if config.rollouts > 1 and config.early_exit != "verifier" else ""
+    part = "took part" if config.needs_verifier else "took no part"
+    return f"{stops[config.early_exit]}{chosen}; the verifier {part}"

@@ -1,0 +1,165 @@
+"""Boards from files, data sets or standard input, solved one after another in memory that does not grow.
+
+Results come in the order of the boards. A board that is none gets a result that says why, and the others are solved.
+Axis letters: S cells.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from air_hf.modeling.solving_air import Answer, SolvingEngine
+from air_hf.modeling.solving_air import Puzzle as Question
+from air_hf.puzzles import Puzzle, PuzzleError
+from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header
+
+
+class Row(NamedTuple):
+    """A board to solve and its answer; None where there is none."""
+
+    question: str | None
+    answer: str | None
+
+
+class Result(NamedTuple):
+    """What became of a board; the fields are the columns of a file of results."""
+
+    question: str
+    solution: str | None
+    valid: bool | None
+    confidence: float
+    segments: int
+    calls: int
+    error: str | None
+
+
+def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
+    """Solves boards in a stream; at most a few more than the engine has slots are held at a time."""
+    ready: dict[int, tuple[Row, Result]] = {}
+    places: dict[int, tuple[int, Row]] = {}  # of the engine's puzzles that are not solved yet
+
+    def questions() -> Iterator[Question]:
+        index = 0
+        for number, row in enumerate(rows):
+            try:
+                board = read_question(puzzle, row.question)
+            except PuzzleError as error:
+                ready[number] = row, Result(row.question or "", None, False, 0.0, 0, 0, str(error))
+            else:
+                places[index] = number, row
+                index += 1
+                yield Question(board)
+
+    following = 0
+    for answer in engine.run(questions()):
+        number, row = places.pop(answer.index)
+        ready[number] = row, _result(puzzle, row, answer)
+        while following in ready:
+            yield ready.pop(following)
+            following += 1
+    for number in sorted(ready):
+        yield ready[number]
+
+
+def read_question(puzzle: Puzzle, text: object) -> torch.LongTensor:
+    """A well-formed question (S,) from its text.
+
+    Raises:
+        PuzzleError: it is none; the message says why and where.
+    """
+    if not isinstance(text, str):
+        raise PuzzleError(f"{puzzle.name}: the board is of type {type(text).__name__}, expected text")
+    board = puzzle.parse(text)
+    puzzle.check_question(board)
+    return torch.from_numpy(board).long()
+
+
+def _result(puzzle: Puzzle, row: Row, answer: Answer) -> Result:
+    board = answer.sequence.numpy().astype("uint8")
+    question = puzzle.parse(row.question)
+    checked = puzzle.rules.checks_answers
+    valid = bool(puzzle.is_solution(question[None], board[None])[0]) if checked else None
+    confidence = 1 / (1 + math.exp(-max(answer.q_halt_logit, -700.0)))
+    return Result(
+        row.question, puzzle.format(board), valid, confidence, answer.num_segments, answer.num_calls, None
+    )  # fmt: skip
+
+
+def read_file(path: Path) -> tuple[Iterator[Row], int]:
+    """The boards of a CSV or Parquet file, read as they are asked for, and their number.
+
+    Raises:
+        DataError: no such file, not of its format, or without a column of questions.
+    """
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path)
+    check_header(read_header(path), path)
+    total = sum(map(len, read_csv(path)))  # a file that is no CSV is refused before anything is solved
+    return (_row(record) for record in read_records(path)), total
+
+
+def _read_parquet(path: Path) -> tuple[Iterator[Row], int]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+    names = file.schema_arrow.names
+    check_header(names, path)
+    columns = [name for name in ("question", "answer") if name in names]
+    batches = file.iter_batches(batch_size=BLOCK_ROWS, columns=columns)
+    return (_row(record) for batch in batches for record in batch.to_pylist()), file.metadata.num_rows
+
+
+def read_dataset(name: str, config: str | None, split: str, revision: str | None = None) -> Iterator[Row]:
+    """The boards of a data set on the Hub, or of a folder of one, streamed.
+
+    Raises:
+        DataError: no such data set, configuration or split, or no column of questions.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+        first = next(iter(rows), {"question": None})
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
+    check_header(list(first), f"data set {name}, {split}")
+    return (_row(record) for record in rows)
+
+
+def read_lines(file=None) -> Iterator[Row]:
+    """Boards from standard input, one a line."""
+    for line in sys.stdin if file is None else file:
+        if board := line.rstrip("\r\n"):
+            yield Row(board, None)
+
+
+def read_records(path: Path) -> Iterator[dict[str, str | None]]:
+    """The rows of a CSV file by column."""
+    for block in read_csv(path):
+        for fields in zip(*block.columns.values(), strict=True):
+            yield dict(zip(block.columns, fields, strict=True))
+
+
+def check_header(header: list[str], name: str | Path) -> None:
+    """Checks that there is one column of questions, and at most one of answers.
+
+    Raises:
+        DataError: there is not.
+    """
+    for column, required in (("question", True), ("answer", False)):
+        if header.count(column) > 1 or (required and column not in header):
+            problem = "occurs twice" if column in header else "is missing"
+            raise DataError(f"{name}: column {column} {problem}; the columns are {', '.join(header) or 'none'}")
+
+
+def _row(record: dict) -> Row:
+    return Row(record["question"], record.get("answer") or None)

@@ -1,0 +1,78 @@
+"""New runs from the weights of others: what fits is taken, what does not is named."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from support.training import TINY_RUN, make_csv
+
+from air_hf.cli import main
+from air_hf.hub import CheckpointError, load_model
+from air_hf.runs import load_checkpoint
+from air_hf.runs.data import load_files
+from air_hf.runs.start import make_config, take_weights
+from air_hf.training import Learner, Recipe
+
+
+def test_weights_are_taken_by_name(make_model, tmp_path):
+    theirs, ours = make_model(level_token="add"), make_model(seed=1, input_operator="linear")
+    theirs.save_pretrained(tmp_path)
+    before = ours.model.input_proj.weight.clone()
+    assert take_weights(ours, str(tmp_path)) == [
+        "model.input_proj.weight begins anew",
+        f"model.level_token_h of {tmp_path} is left out",
+        f"model.level_token_l of {tmp_path} is left out",
+    ]
+    assert torch.equal(ours.lm_head.weight, theirs.lm_head.weight)
+    assert torch.equal(ours.model.z_h_init, theirs.model.z_h_init)
+    assert torch.equal(ours.model.input_proj.weight, before)
+
+
+def test_weights_of_another_shape_are_refused(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    ours = make_model(vocab_size=7)
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    with pytest.raises(
+        CheckpointError,
+        match=r"another shape than this model: lm_head.weight \(6, 32\), not \(7, 32\); model.embed_tokens.weight",
+    ):
+        take_weights(ours, str(tmp_path))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_the_model_is_that_of_the_checkpoint(make_model, tmp_path):
+    """But for what is said: nobody has to repeat the fields of a model that is there."""
+    make_model("L_H2x", hidden_size=64).save_pretrained(tmp_path / "model")
+    puzzles = load_files(str(make_csv(tmp_path / "data", train=4, test=2)), None, "train").puzzles
+    recipe, config = make_config(Recipe(init_from=str(tmp_path / "model")), {"max_segments": 7}, puzzles)
+    assert recipe.variant == "L_H2x"
+    assert (config.hidden_size, config.max_segments, config.h_injections) == (64, 7, 2)
+    recipe, config = make_config(Recipe(), {}, puzzles)
+    assert (recipe.variant, config.hidden_size) == ("Lx_H", 512)
+
+
+def test_a_run_that_begins_with_weights(make_model, tmp_path, capsys):
+    """The command a user types; one step of a tiny rate leaves the weights where they were."""
+    theirs = make_model(max_segments=3, num_hidden_layers=1)
+    theirs.save_pretrained(tmp_path / "model")
+    data = make_csv(tmp_path / "data", train=16, test=4)
+    words = [word for word in TINY_RUN if word not in ("--config", "examples/configs/sudoku-6x6.yaml")]
+    words += ["--train_data", data, "--output_dir", tmp_path / "run", "--init_from", tmp_path / "model",
+              "--max_steps", 2, "--learning_rate", "1e-9", "--weight_decay", 0]  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *map(str, words)])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    ours = load_model(tmp_path / "run" / "checkpoint")
+    torch.testing.assert_close(ours.lm_head.weight, theirs.lm_head.weight, atol=1e-6, rtol=0)
+    facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert facts["init_from"]["name"] == "model"
+    assert len(facts["init_from"]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(facts)
+
+
+def test_a_checkpoint_without_a_state_of_training_says_what_to_do(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    learner = Learner(make_model(), Recipe(compile="off"), Accelerator(cpu=True, mixed_precision="no"))
+    with pytest.raises(CheckpointError, match="--init_from begins a new run with the weights of any checkpoint"):
+        load_checkpoint(learner, tmp_path)
