@@ -69,7 +69,9 @@ def test_commands_take_their_words(command, capsys):
         elif words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         elif words[:3] == ["hf", "jobs", "run"]:
-            known = {option for entry in hf.commands["jobs"].commands["run"].params for option in entry.opts}
+            context = hf.make_context("hf", [], resilient_parsing=True)
+            parameters = hf.get_command(context, "jobs").get_command(context, "run").params
+            known = {option for parameter in parameters for option in parameter.opts}
             assert {word for word in words if word.startswith("--")} <= known
         elif script in SCRIPTS:
             parse_options(SCRIPTS[script], words[words.index(script) + 1 :])
