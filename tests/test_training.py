@@ -17,7 +17,7 @@ from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
-from air_hf.training import Learner, Recipe
+from air_hf.training import Learner, Recipe, precision_for
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
 
@@ -304,3 +304,13 @@ def test_what_the_step_does_not_honour_is_refused(make_model):
     accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
         Learner(make_model(), recipe, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True, "avx512_bf16": False}, "no")],
+)
+def test_precision_is_chosen_by_the_units_of_the_cpu(monkeypatch, units, expected):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
+    assert precision_for("auto", "cpu") == expected
+    assert [precision_for(given, "cpu") for given in ("no", "bf16", None)] == ["no", "bf16", None]

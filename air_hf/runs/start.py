@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
@@ -22,7 +22,7 @@ from air_hf.runs.data import load_data
 from air_hf.runs.interruption import EXIT_STATUS, Interrupted
 from air_hf.runs.processes import process_handlers
 from air_hf.runs.run import Run
-from air_hf.training import NonFiniteError, Recipe, attention_for
+from air_hf.training import NonFiniteError, Recipe, attention_for, precision_for
 from air_hf.variants import CONFIG_FIELDS, variant_config
 
 
@@ -73,7 +73,9 @@ def make_accelerator(recipe: Recipe, config: AIRConfig) -> Accelerator:
         validate_repo_id(recipe.push_to_hub)
     trackers = {} if recipe.report_to == "none" else {"log_with": recipe.report_to, "project_dir": recipe.output_dir}
     handlers = process_handlers(config, recipe.collective_timeout)
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, kwargs_handlers=handlers, **trackers)
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    precision = precision_for(recipe.mixed_precision, "cpu" if on_cpu else "cuda")
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=handlers, **trackers)
     if recipe.batch_size % (accelerator.num_processes * recipe.accumulation_steps):
         raise ValueError(
             f"batch_size ({recipe.batch_size}) is not a multiple of {accelerator.num_processes} processes × "

@@ -83,7 +83,8 @@ def check_recipe(run: PlannedRun) -> None:
     # Whether a constant rate went on to this end is told by the end, which is compared as well.
     ours = recipe.settled | {"max_steps": recipe.max_steps} | fields
     for name, value in ours.items():
-        if name in trained and value is not None and trained[name] != value:
+        left_open = value in (None, "auto")
+        if name in trained and not left_open and trained[name] != value:
             raise ValueError(
                 f"{run.folder} was trained with {name}={trained[name]!r}; this sweep has {value!r}; choose another "
                 "--output"

@@ -18,6 +18,19 @@ def attention_for(attention: str, device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
+def precision_for(precision: str | None, device_type: str) -> str | None:
+    """The `mixed_precision` of a name: "auto" is "bf16" where bfloat16 is multiplied in hardware, else "no".
+
+    On a CPU without such units bfloat16 products take 14 times as long as float32 ones (docs/log.md, 2026-11-24).
+    """
+    if precision != "auto":
+        return precision
+    if device_type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    return "bf16" if any(known.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16")) else "no"
+
+
 def should_compile(choice: str, device: torch.device) -> bool:
     """Whether to compile the networks: "auto" does, except on a CPU without a C++ compiler or Python's headers.
 

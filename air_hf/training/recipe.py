@@ -201,8 +201,10 @@ class Recipe:
     ema_decay: float = _field(
         0.999, "decay of the average of the weights that is evaluated and saved; 0 for none", _DECAY, published=True
     )
-    mixed_precision: Literal["no", "bf16"] | None = _field(
-        None, "bf16: bfloat16 forward over float32 weights (default: as launched)", published=True
+    mixed_precision: Literal["auto", "no", "bf16"] | None = _field(
+        None,
+        "bf16: bfloat16 forward over float32 weights; auto: where the device has units for it (default: as launched)",
+        published=True,
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = _field(
         "auto", "attention backend; auto: eager on CPU, where it trains faster, sdpa elsewhere", published=True
