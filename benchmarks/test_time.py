@@ -81,7 +81,8 @@ def table(results: dict) -> str:
         fit = found["calibration"]
         lines += [
             "",
-            f"Of the answers after {fit['segments']} segments, q_halt tells rightly of {fit['says_rightly']:.1%} whether they are right; "
+            f"q_halt tells of {fit['says_rightly']:.1%} of the answers after {fit['segments']} segments whether they "
+            "are right; "
             f"expected calibration error {fit['expected_calibration_error']:.3f}. The lowest threshold that loses "
             f"nothing: {fit['threshold']:.2f}, {fit['exact']:.1%} exact after {fit['mean_segments']:.2f} segments.",
         ]
