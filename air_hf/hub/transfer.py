@@ -21,7 +21,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 TIMEOUT = 600.0  # seconds
 # Files of an earlier push that a new one removes if it does not bring them again.
-_OURS = ["data/*", "images/*", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
+_OURS = ["data/*", "images/*", "solve_config.json", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _LONGEST_REASON = 300  # characters
 _ADVICE = {
