@@ -12,7 +12,7 @@ TRAIN_PUZZLES := 8000
 TEST_PUZZLES := 512
 TRAIN_ARGS ?=
 
-.PHONY: demo test hub-publish hub-load test-slow lint format clean
+.PHONY: demo test space hub-publish hub-load test-slow lint format docs release-check clean
 
 demo: .venv/demo.installed $(DATA)/test.csv
 	rm -rf $(RUN)
@@ -21,6 +21,17 @@ demo: .venv/demo.installed $(DATA)/test.csv
 
 $(DATA)/test.csv: | .venv/demo.installed
 	$(BIN)/air-hf data generate --puzzle sudoku-6x6 --train $(TRAIN_PUZZLES) --test $(TEST_PUZZLES) --output $(DATA)
+
+# The page with every checkpoint of SPACE_MODELS, for `air-hf publish-space` or any static host.
+SPACE := build/space
+SPACE_MODELS ?= $(wildcard checkpoints/*)
+
+space: .venv/export.installed examples/space/node_modules
+	$(BIN)/python examples/space/build.py --output $(SPACE) $(SPACE_MODELS)
+
+examples/space/node_modules: examples/space/package-lock.json
+	npm ci --prefix examples/space --ignore-scripts --no-audit --no-fund
+	touch $@
 
 test: .venv/dev.installed
 	$(BIN)/python -m pytest -n auto
@@ -47,10 +58,21 @@ format: .venv/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/: a broken link, anchor or docstring ends it.
+docs: .venv/docs.installed
+	$(BIN)/mkdocs build --strict
+
+# What `pip install air-hf` would get, held against the source tree; nothing is uploaded.
+release-check: .venv/release.installed
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/support/wheel_contents.py dist
+
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e ".[$*]"
 	touch $@
 
 clean:
-	rm -rf .venv build data runs *.egg-info
+	rm -rf .venv build data dist runs site *.egg-info

@@ -1,4 +1,4 @@
-"""Prints the README's table of variants: the largest relative error against the published code's recorded numbers.
+"""Prints the table of docs/parity.md: the largest relative error against the published code's recorded numbers.
 
 python tests/parity_table.py
 """

@@ -17,8 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from air_hf.hub import CheckpointError, load_model, load_tokenizer
-from air_hf.puzzles import Puzzle, PuzzleError, puzzle_of
+from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
+from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
 from air_hf.solving import SolveConfig, SolvingEngine, find_verifier, make_engine
@@ -52,7 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--dataset", help="data set on the Hub, or a folder of one, to stream boards from")
     parser.add_argument("--dataset_config", help="its configuration (default: its default one)")
     parser.add_argument("--split", default="test", help="its split (default test)")
-    parser.add_argument("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository")
+    model = "checkpoint folder, Hub repository, or a name (default: the one of this package that fits the first board)"
+    parser.add_argument("--model", metavar="DIR_OR_REPO", help=model)
     parser.add_argument("--revision", help="commit, tag or branch of the repository")
     parser.add_argument("--output", type=Path, help=results)
     parser.add_argument("--batch_size", type=_count, default=64, help="rollouts at a time (default 64)")
@@ -104,6 +105,8 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         ValueError: options that contradict one another.
     """
     dtype = {} if args.dtype is None else {"dtype": args.dtype}
+    if args.model is None:
+        args.model = checkpoint_for(infer_puzzle(_first_board(args)).name)
     model = load_model(args.model, revision=args.revision, **dtype)
     puzzle = puzzle_of(model.config)
     if puzzle is None:
@@ -114,6 +117,17 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
     config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
     model.to(args.device or device or PartialState().device)
     return make_engine(model, config, args.batch_size), puzzle, config
+
+
+def _first_board(args: argparse.Namespace) -> str:
+    if args.dataset is not None or args.boards == _STDIN:
+        raise ValueError("--model is missing; it is chosen by the first board of a board or a file only")
+    if not os.path.isfile(args.boards):
+        return args.boards
+    first = next(read_file(Path(args.boards))[0], None)
+    if first is None or first.question is None:
+        raise DataError(f"{args.boards}: the first row has no question, by which a model could be chosen; say --model")
+    return first.question
 
 
 def _solve_board(args: argparse.Namespace) -> int:

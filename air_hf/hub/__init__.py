@@ -8,6 +8,7 @@ from air_hf.hub.loading import (
     read_config,
     training_facts,
 )
+from air_hf.hub.shipped import checkpoint_for, resolve_checkpoint, shipped_checkpoints
 from air_hf.hub.transfer import PublishError, fetch_folder, push_folder, resolve_repository
 from air_hf.modeling import CheckpointError
 
@@ -16,11 +17,14 @@ __all__ = [
     "TRAINING_FACTS",
     "CheckpointError",
     "PublishError",
+    "checkpoint_for",
     "fetch_folder",
     "load_model",
     "load_tokenizer",
     "push_folder",
     "read_config",
+    "resolve_checkpoint",
     "resolve_repository",
+    "shipped_checkpoints",
     "training_facts",
 ]

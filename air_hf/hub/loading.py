@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from air_hf.hub.shipped import resolve_checkpoint
 from air_hf.hub.transfer import describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import fetch_file, read_json_object
@@ -25,13 +26,15 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
     """Loads a checkpoint in evaluation mode, as `AutoModel.from_pretrained` does, with errors that say what is missing.
 
     Args:
-        source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
+        source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
+            the Hub.
         kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `cache_dir`, `attn_implementation`.
 
     Raises:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
             that are not those of a model of this package, or numbers that are not finite.
     """
+    source = resolve_checkpoint(source)
     path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
     config = _parse_config(path)
     if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
@@ -47,7 +50,8 @@ def read_config(source: str | Path, **place) -> AIRConfig:
     """The configuration of a checkpoint.
 
     Args:
-        source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
+        source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
+            the Hub.
         place: `revision`, `cache_dir`, `token`.
 
     Raises:
@@ -87,6 +91,7 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
     Raises:
         CheckpointError: there is no such checkpoint within reach.
     """
+    source = resolve_checkpoint(source)
     if not os.path.isdir(source):
         if os.path.lexists(source):
             raise CheckpointError(f"{source} is no folder; expected a checkpoint folder, or a repository on the Hub")
@@ -106,13 +111,15 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
     """The tokenizer of a checkpoint's puzzle, once the checkpoint's own file is seen to say the same.
 
     Args:
-        source (`str` or `Path`): a checkpoint folder, or a repository on the Hub.
+        source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
+            the Hub.
         config ([`AIRConfig`]): the checkpoint's; its puzzle must be known.
         place: `revision`, `cache_dir`, `token`.
 
     Raises:
         CheckpointError: tokenizer.json is missing, damaged or of another puzzle.
     """
+    source = resolve_checkpoint(source)
     path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")

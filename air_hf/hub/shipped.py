@@ -1,0 +1,42 @@
+"""Checkpoints that come with the package, by short names: `air-hf solve --model sudoku-9x9 BOARD`."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from air_hf.modeling import CheckpointError
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """The folders of the checkpoints that come with the package, by name."""
+    folders = sorted(Path(str(entry)) for entry in files("air_hf.checkpoints").iterdir() if entry.is_dir())
+    return {folder.name: folder for folder in folders if (folder / "config.json").is_file()}
+
+
+def resolve_checkpoint(source: str | Path) -> str | Path:
+    """The folder that a short name stands for; anything else, an existing folder of that name first, as it is."""
+    if Path(source).exists():
+        return source
+    return shipped_checkpoints().get(str(source), source)
+
+
+def checkpoint_for(puzzle: str) -> Path:
+    """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9": the one of that name, or else the first.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    shipped = shipped_checkpoints()
+    if puzzle in shipped:
+        return shipped[puzzle]
+    solves = {
+        name: json.loads((folder / "config.json").read_text(encoding="utf-8")).get("puzzle")
+        for name, folder in shipped.items()
+    }
+    for name, known in solves.items():
+        if known == puzzle:
+            return shipped[name]
+    raise CheckpointError(
+        f"no model for {puzzle} comes with this package, which has {', '.join(solves) or 'none'}; "
+        "name one: --model DIR_OR_REPO"
+    )
