@@ -12,7 +12,7 @@ TRAIN_PUZZLES := 8000
 TEST_PUZZLES := 512
 TRAIN_ARGS ?=
 
-.PHONY: demo test hub-publish hub-load test-slow lint format docs release-check clean
+.PHONY: demo test space hub-publish hub-load test-slow lint format docs release-check clean
 
 demo: .venv/demo.installed $(DATA)/test.csv
 	rm -rf $(RUN)
@@ -21,6 +21,17 @@ demo: .venv/demo.installed $(DATA)/test.csv
 
 $(DATA)/test.csv: | .venv/demo.installed
 	$(BIN)/air-hf data generate --puzzle sudoku-6x6 --train $(TRAIN_PUZZLES) --test $(TEST_PUZZLES) --output $(DATA)
+
+# The page with every checkpoint of SPACE_MODELS, for `air-hf publish-space` or any static host.
+SPACE := build/space
+SPACE_MODELS ?= $(wildcard checkpoints/*)
+
+space: .venv/export.installed examples/space/node_modules
+	$(BIN)/python examples/space/build.py --output $(SPACE) $(SPACE_MODELS)
+
+examples/space/node_modules: examples/space/package-lock.json
+	npm ci --prefix examples/space --ignore-scripts --no-audit --no-fund
+	touch $@
 
 test: .venv/dev.installed
 	$(BIN)/python -m pytest -n auto

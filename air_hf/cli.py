@@ -14,9 +14,13 @@ COMMANDS = {
     "recipes": "list or print the published recipes",
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
+    "analyze": "look inside a checkpoint: tables, figures and an animation of both states",
+    "reproduce": "the paper's tables of the two states from a checkpoint, beside the paper's numbers",
     "calibrate": "choose when a checkpoint stops, on given puzzles",
     "publish": "push a checkpoint to the Hub in one commit",
     "publish-sweep": "push all checkpoints of a sweep, with one table and a collection",
+    "publish-space": "push the page that `make space` assembled as a static Space",
+    "export": "write a checkpoint as ONNX graphs",
     "convert": "turn a checkpoint of the published AIR, HRM and TRM codes into ours",
 }
 

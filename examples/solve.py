@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from air_hf.analysis import Rollout, decode_rollout
+from air_hf.analysis import Trace, trace
 from air_hf.data import DataError, load_puzzles
 from air_hf.hub import CheckpointError, load_model
 from air_hf.puzzles.drawing import print_boards
 
 
-def slowest_solved(rollout: Rollout, answers: np.ndarray) -> int:
+def slowest_solved(t: Trace, answers: np.ndarray) -> int:
     """The puzzle that is right at the end and took the most segments; where none is, the one with the fewest errors."""
-    wrong = (rollout.z_h.numpy() != answers).sum(-1)  # (segments, B) cells
+    wrong = (t.symbols_h[t.segment_ends].numpy() != answers).sum(-1)  # (segments, B) cells
     return int(np.lexsort((-(wrong > 0).sum(0), wrong[-1]))[0])
 
 
@@ -59,12 +59,12 @@ def main() -> None:
             ]
         )
     if args.picture:
-        from air_hf.analysis.figures import draw_rollout  # matplotlib is needed here only
+        from air_hf.analysis.figures import draw_boards, save  # matplotlib is needed here only
 
         candidates = puzzles.sample(min(64, len(puzzles)), args.seed)
-        rollout = decode_rollout(model, torch.from_numpy(candidates.questions).long(), max_segments=args.segments)
-        index = slowest_solved(rollout, candidates.answers)
-        draw_rollout(puzzle, candidates.questions[index], candidates.answers[index], rollout, args.picture, index)
+        t = trace(model, torch.from_numpy(candidates.questions).long(), max_segments=args.segments)
+        index = slowest_solved(t, candidates.answers)
+        save(draw_boards(puzzle, candidates.questions[index], candidates.answers[index], t, index), args.picture)
         print(f"\nwhat z_H and z_L decode to, segment by segment: {args.picture}")
 
 

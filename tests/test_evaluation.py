@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from air_hf.analysis import decode_rollout
 from air_hf.data import PuzzleSet
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.evaluation import evaluate_model
@@ -98,18 +97,3 @@ def test_metric_module(tmp_path):
         score_boards(np.array([[1]]), np.array([[0]]))
     with pytest.raises(ValueError, match=r"predictions have shape \(1, 1\), references \(1, 2\)"):
         score_boards(np.array([[1]]), np.array([[0, 1]]))
-
-
-@torch.no_grad()
-def test_rollout_decodes_the_models_own_states(make_model, puzzles):
-    model, state = make_model(), None
-    ids = torch.from_numpy(puzzles.questions[:5].astype(np.int64))
-    rollout = decode_rollout(model, ids)
-    assert rollout.z_h.shape == rollout.z_l.shape == (4, 5, 16)
-    for segment in range(4):
-        output = model(ids, state=state)
-        state = output.state
-        assert torch.equal(rollout.z_h[segment], output.logits.argmax(-1))
-        assert torch.equal(rollout.z_l[segment], model.lm_head(state.z_l[:, 1:]).argmax(-1))
-        assert torch.equal(rollout.q_halt_logits[segment], output.q_halt_logits)
-    assert torch.equal(rollout.z_h[-1], model.solve(ids).sequences)

@@ -200,6 +200,7 @@ FIELDS = {
     "seq_len": ("16", "'seq_len'"),
     "vocab_size": (2**70, "vocab_size is 1180591620717411303424; it must be at most"),
     "rope_theta": (2**64, "rope_theta is 18446744073709551616; it must be at most"),
+    "auto_map": (0.5, "auto_map is 0.5; expected names of classes"),
     "num_weights": (5, "num_weights is given, which is calculated"),
     "to_dict": (5, "to_dict is given, which is calculated"),
     "h_cycle": (5, "unknown field h_cycle; h_cycles is meant, perhaps"),

@@ -1,47 +1,426 @@
-"""Pictures of analyses; matplotlib is an optional dependency (`pip install air-hf[demo]`)."""
+"""Pictures of analyses in one style; matplotlib is an optional dependency (`pip install air-hf[demo]`).
 
+z_H is blue and z_L orange throughout, which the colour-blind tell apart; a wrong cell is tinted, a held-back cell
+hatched, so that no picture of a board needs colour to be read.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from air_hf.analysis.rollout import Rollout
+from air_hf.analysis.attention import attention_maps
+from air_hf.analysis.dynamics import MODES, solution_modes
+from air_hf.analysis.statistics import Z_95
+from air_hf.analysis.study import Study
+from air_hf.analysis.tracing import Trace, trace
+from air_hf.data import PuzzleSet
+from air_hf.files import atomic_file
+from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle
 
+COLORS = {"H": "#0072B2", "L": "#D55E00", "control": "#009E73", "adjacent": "#CC79A7"}
+NAMES = {"H": "$z_H$", "L": "$z_L$"}
+_GREY = "#767676"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "svg.hashsalt": "air-hf",
+    "figure.constrained_layout.use": True,
+}
+_BOARDS_IN_GRID = 8
+_GIF_SECONDS = 0.5  # of a frame
 
-def draw_rollout(
-    puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, rollout: Rollout, path: str | Path, index: int = 0
-) -> None:
-    """Saves a picture of one puzzle: the question, then what z_H and z_L decode to after each segment, and the answer.
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches that no window and no global state knows of."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 120) -> Path:
+    """Writes a figure, whole or not at all, in the format that the name ends in: .png or .svg."""
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"{path} is no picture; expected a name that ends in .png or .svg")
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return path
+
+
+def draw_study(
+    model: AIRForPuzzleSolving, puzzles: PuzzleSet, study: Study, folder: Path, board: int | None = None
+) -> list[Path]:
+    """Every figure of a study.
 
     Args:
-        puzzle ([`Puzzle`]): the board.
-        question, answer (arrays of shape `(S,)`): symbol ids.
-        rollout ([`Rollout`]): of a batch that holds the puzzle at `index`.
-        path (`str` or `Path`): a PNG, written beside its place and renamed.
+        model ([`AIRForPuzzleSolving`]), puzzles ([`PuzzleSet`]), study ([`Study`]): what was studied.
+        folder (`Path`): where the files go.
+        board (`int`, *optional*): row of the puzzle in the pictures of boards; a telling one if None.
+
+    Returns:
+        the files.
+
+    Raises:
+        ValueError: a row that the puzzles do not have.
     """
-    path = Path(path)
-    segments = len(rollout.z_h)
-    figure = Figure(figsize=(1.9 * (segments + 2), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, segments + 2)
-    for row, (name, states) in enumerate((("$z_H$", rollout.z_h), ("$z_L$", rollout.z_l))):
-        puzzle.draw_picture(axes[row, 0], question, question)
-        puzzle.draw_picture(axes[row, -1], answer, question, answer)
-        axes[row, 0].set_ylabel(name, rotation=0, fontsize=16, labelpad=16)
-        for segment in range(segments):
-            board = states[segment, index].cpu().numpy()
-            puzzle.draw_picture(axes[row, segment + 1], board, question, answer)
-            wrong = int((board != answer).sum())
-            axes[row, segment + 1].set_xlabel("solved" if not wrong else f"{wrong} wrong", fontsize=11)
-    axes[0, 0].set_title("question", fontsize=11)
-    axes[0, -1].set_title("solution", fontsize=11)
-    for segment in range(segments):
-        axes[0, segment + 1].set_title(
-            f"segment {segment + 1}\n$q_{{halt}}$ = {float(rollout.q_halt_logits[segment, index]):+.1f}", fontsize=11
+    index = telling_puzzle(study) if board is None else board
+    if not 0 <= index < len(puzzles):
+        raise ValueError(f"board is {index}; the puzzles studied are 0 to {len(puzzles) - 1}")
+    question, answer = puzzles.questions[index], puzzles.answers[index]
+    segments = study.facts["segments"]
+    one = trace(model, torch.from_numpy(question[None]).long(), max_segments=segments)
+    drawings: dict[str, Callable[[], Figure]] = {
+        "boards": lambda: draw_boards(puzzles.puzzle, question, answer, one),
+        "roles": lambda: draw_roles(study),
+        "segments": lambda: draw_segments(study),
+    }
+    if study.frozen:
+        drawings["freeze"] = lambda: draw_freeze(study)
+    if study.contrasts is not None:
+        drawings["attention"] = lambda: draw_contrasts(study)
+        drawings["attention-example"] = lambda: draw_attention_example(
+            model, puzzles.puzzle, question, answer, segments
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    figure.savefig(unfinished, dpi=110, format="png")
-    unfinished.replace(path)
+    if study.probe is not None:
+        drawings["probe"] = lambda: draw_probe(study)
+    if study.geometry is not None:
+        drawings["trajectories"] = lambda: draw_trajectories(study)
+    written = []
+    with matplotlib.rc_context(STYLE):
+        for name, draw in drawings.items():
+            figure = draw()
+            written += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+        written.append(animate_states(puzzles.puzzle, question, answer, one, folder / "states.gif"))
+    return written
+
+
+def telling_puzzle(study: Study) -> int:
+    """The puzzle that is right at the end and took the most segments; where none is, the one with the fewest errors."""
+    ends = study.roles.trace.segment_ends
+    exact, right = study.roles.roles["H"].exact[ends], study.roles.roles["H"].accuracy[-1]
+    return int(np.lexsort((-(exact == 0).sum(0), 1 - right))[0])
+
+
+def draw_board(axes, puzzle: Puzzle, board: np.ndarray, question: np.ndarray, answer: np.ndarray | None = None) -> None:
+    """A board (S,) as its family draws it; cells that differ from the answer tinted, those held back hatched."""
+    axes.grid(False)
+    puzzle.draw_picture(axes, board, question, answer)
+    if answer is None:
+        return
+    left, top = min(axes.get_xlim()), min(axes.get_ylim())
+    for cell in np.flatnonzero(board != answer):
+        held = board[cell] == puzzle.held_back
+        corner = (left + cell % puzzle.columns, top + cell // puzzle.columns)
+        face = "none" if held else COLORS["L"]
+        axes.add_patch(
+            Rectangle(corner, 1, 1, facecolor=face, alpha=0.35, edgecolor=_GREY if held else "none", linewidth=0,
+                      hatch="////" if held else None, zorder=0.5)
+        )  # fmt: skip
+
+
+def draw_boards(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: Trace, puzzle_index: int = 0) -> Figure:
+    """The question, what both states decode to after up to eight segments, and the solution.
+
+    Args:
+        puzzle ([`Puzzle`]): the board's family.
+        question, answer (arrays of shape `(S,)`): symbol ids.
+        t ([`Trace`]): of a batch that holds the puzzle at `puzzle_index`, with "symbols" and "q_halt".
+    """
+    ends = t.segment_ends
+    shown = sorted(set(np.linspace(0, len(ends) - 1, min(_BOARDS_IN_GRID, len(ends))).round().astype(int)))
+    figure = new_figure(1.75 * (len(shown) + 2), 4.5)
+    axes = figure.subplots(2, len(shown) + 2, squeeze=False)
+    for row, level in enumerate("HL"):
+        draw_board(axes[row, 0], puzzle, question, question)
+        draw_board(axes[row, -1], puzzle, answer, question)
+        axes[row, 0].set_ylabel(NAMES[level], rotation=0, fontsize=17, labelpad=16, va="center", color=COLORS[level])
+        for column, segment in enumerate(shown, start=1):
+            board = t.symbols(level)[ends[segment], puzzle_index].numpy()
+            draw_board(axes[row, column], puzzle, board, question, answer)
+            axes[row, column].set_xlabel(_verdict(board, answer, puzzle))
+    for column, segment in enumerate(shown, start=1):
+        q_halt = float(t.q_halt[ends[segment], puzzle_index])
+        axes[0, column].set_title(f"segment {segment}\n$q_{{halt}}$ {q_halt:+.1f}")
+    axes[0, 0].set_title("question")
+    axes[0, -1].set_title("solution")
+    return figure
+
+
+def _verdict(board: np.ndarray, answer: np.ndarray, puzzle: Puzzle) -> str:
+    held = int(((board != answer) & (board == puzzle.held_back)).sum())
+    wrong = int((board != answer).sum()) - held
+    said = ([f"{wrong} wrong"] if wrong else []) + ([f"{held} held back"] if held else [])
+    return ", ".join(said) or "solved"
+
+
+def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: Trace, path: Path) -> Path:
+    """An animated GIF of what both states decode to after every update, with the cells that are right below.
+
+    Frames after which neither board changes any more are left out, but for the last.
+    """
+    boards = {level: t.symbols(level)[:, 0].numpy() for level in "HL"}
+    still = np.all([(boards[level] == boards[level][-1]).all(1) for level in "HL"], axis=0)
+    last = len(still) - int(np.cumprod(still[::-1]).sum())
+    frames = list(range(min(last + 1, len(still))))
+    figure = new_figure(6.4, 4.5)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    open_cells = question != answer
+    share = {level: (boards[level] == answer)[:, open_cells].mean(1) * 100 for level in "HL"}
+
+    def draw(frame: int) -> None:
+        moment = t.moments[frame]
+        for level in "HL":
+            axes = grid[level]
+            axes.clear()
+            board = boards[level][frame]
+            draw_board(axes, puzzle, board, question, answer)
+            axes.set_title(f"{NAMES[level]}   {_verdict(board, answer, puzzle)}", color=COLORS[level], fontsize=13)
+        axes = grid["c"]
+        axes.clear()
+        for level in "HL":
+            line = axes.plot(range(frame + 1), share[level][: frame + 1], color=COLORS[level], marker="o", markersize=3)
+            line[0].set_clip_on(False)
+        axes.set(xlim=(-0.3, len(frames) - 0.7), ylim=(-4, 104), xticks=[], yticks=[0, 50, 100])
+        axes.set_ylabel("open cells\nright, %", fontsize=9)
+        axes.set_xlabel(f"segment {moment.segment}, update {moment.level}{moment.index}", fontsize=11)
+
+    with matplotlib.rc_context(STYLE), atomic_file(path) as unfinished:
+        grid = figure.subplot_mosaic("HL;cc", height_ratios=(4.2, 1))
+        order = [*frames, *[frames[-1]] * 4]  # rests on the end before it begins again
+        animation = FuncAnimation(figure, draw, frames=order, interval=1000 * _GIF_SECONDS)
+        animation.save(unfinished.with_suffix(".gif"), writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=110)
+        unfinished.with_suffix(".gif").replace(unfinished)
+    return path
+
+
+def _segment_axis(axes, count: int, per_segment: int) -> np.ndarray:
+    """Positions of `count` updates on an axis of segments, which is labelled."""
+    axes.set_xlabel("segments run")
+    return (np.arange(count) + 1) / per_segment
+
+
+def _curve(axes, x: np.ndarray, values: np.ndarray, level: str, label: str | None = None, style: str = "-") -> None:
+    """Mean over puzzles (U, B) with the 95 % interval."""
+    mean, half = values.mean(1), Z_95 * values.std(1, ddof=1) / values.shape[1] ** 0.5 if values.shape[1] > 1 else 0
+    axes.plot(x, mean, style, color=COLORS[level], label=label or NAMES[level])
+    axes.fill_between(x, mean - half, mean + half, color=COLORS[level], alpha=0.18, linewidth=0)
+
+
+def draw_roles(study: Study) -> Figure:
+    """Four curves over the updates: cells right, cells held back, cells that change, and how far the states move."""
+    figure = new_figure(10, 6)
+    axes = figure.subplots(2, 2)
+    t = study.roles.trace
+    per_segment = study.facts["updates"] // study.facts["segments"]
+    for level, roles in study.roles.roles.items():
+        x = _segment_axis(axes[0, 0], len(t.moments), per_segment)
+        at = np.array(t.writes(level))
+        for place, values in ((axes[0, 0], roles.accuracy), (axes[0, 1], roles.held_back)):
+            _curve(place, x[at[0] :], 100 * values[at[0] :], level)
+        moved = (roles.content_changes + roles.mask_flips)[np.maximum(at - 1, 0)].astype(float)
+        _curve(axes[1, 0], x[at][at > 0], moved[at > 0], level)
+        _curve(axes[1, 1], x[at], t.change[at].numpy(), level)
+    for place, title, unit in (
+        (axes[0, 0], "Right among the open cells", "%"),
+        (axes[0, 1], "Held back among the open cells", "%"),
+        (axes[1, 0], "Cells that decode to another symbol than before", "cells an update"),
+        (axes[1, 1], "Relative change of the state", "‖z − z′‖ / ‖z′‖"),
+    ):
+        place.set(title=title, ylabel=unit)
+        _segment_axis(place, 0, 1)
+    axes[0, 0].set_ylim(0, 103)
+    axes[0, 1].set_ylim(bottom=-1)
+    axes[1, 0].set_ylim(bottom=0)
+    axes[1, 1].set_yscale("log")
+    axes[0, 0].legend(loc="lower right")
+    return figure
+
+
+def draw_segments(study: Study) -> Figure:
+    """Accuracy by segment, when the model would halt, and how puzzles are solved."""
+    figure = new_figure(11, 3.4)
+    left, middle, right = figure.subplots(1, 3)
+    ends, halts = study.roles.trace.segment_ends, study.roles.trace.halts.numpy()
+    numbers = np.arange(len(ends))
+    for level in "HL":
+        _curve(left, numbers, 100 * study.roles.roles[level].exact[ends], level)
+    left.set(title="Boards that are right", xlabel="after segment", ylabel="%", ylim=(0, 103))
+    left.legend()
+    halted_at = np.where(halts.any(0), halts.argmax(0), len(ends) - 1)
+    middle.bar(numbers, np.bincount(halted_at, minlength=len(ends)), color=COLORS["H"])
+    never = int((~halts.any(0)).sum())
+    middle.set(title=f"First wish to halt ({never} never)", xlabel="after segment", ylabel="puzzles")
+    counts = np.bincount(solution_modes(study.roles), minlength=len(MODES))
+    bars = right.barh(MODES, counts, color=[COLORS["H"], "#56B4E9", "#E69F00", COLORS["L"]])
+    right.bar_label(bars, padding=3)
+    right.invert_yaxis()
+    right.set(title="How puzzles are solved", xlabel="puzzles")
+    right.set_xlim(right=max(counts) * 1.15)
+    right.grid(False, axis="y")
+    for axes in (left, middle):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def draw_freeze(study: Study) -> Figure:
+    """Content changes of both states and accuracy, undisturbed and with a state held at its start."""
+    figure = new_figure(9, 3.4)
+    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    conditions = {"none": study.roles} | study.frozen
+    labels = ["undisturbed", *(f"{NAMES[level]} held" for level in study.frozen)]
+    places = np.arange(len(conditions))
+    for shift, level in ((-0.2, "H"), (0.2, "L")):
+        totals = [condition.roles[level].total("content_changes") for condition in conditions.values()]
+        means = [
+            0 if level in condition.frozen else total.mean
+            for total, condition in zip(totals, conditions.values(), strict=True)
+        ]
+        errors = [0 if mean == 0 else total.interval for mean, total in zip(means, totals, strict=True)]
+        bars = left.bar(places + shift, means, 0.38, yerr=errors, capsize=3, color=COLORS[level], label=NAMES[level])
+        left.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+    left.set(title="Content changes in a rollout", ylabel="cells", xticks=places)
+    left.margins(y=0.15)
+    left.set_xticks(places, labels)
+    left.legend()
+    exact = [100 * condition.roles["H"].final("exact").mean for condition in conditions.values()]
+    bars = right.bar(places, exact, 0.6, color=COLORS["H"])
+    right.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
+    right.set(title="Boards solved at the end", ylabel="%", ylim=(0, 112), yticks=(0, 25, 50, 75, 100))
+    right.set_xticks(places, labels)
+    for axes in (left, right):
+        axes.grid(False, axis="x")
+    return figure
+
+
+def draw_contrasts(study: Study) -> Figure:
+    """L − H by layer with 95 % intervals over puzzles, for the first neighbourhood, entropy and violations."""
+    found = study.contrasts
+    names = {found.names[0]: f"Mass in the neighbourhood ({found.names[0]}), L − H"}
+    names |= {"entropy": "Entropy of attention, H − L", "violation": "Mass on violations, L − H"}
+    figure = new_figure(11, 3.5)
+    for axes, (name, title) in zip(figure.subplots(1, 3), names.items(), strict=True):
+        axes.axhline(0, color=_GREY, linewidth=1)
+        for shift, kind in ((-0.08, "control"), (0.08, "adjacent")):
+            numbers = [found.summary(layer, kind, name) for layer in found.layers]
+            some = [
+                (layer + shift, n["mean"], n["interval_puzzles"])
+                for layer, n in zip(found.layers, numbers, strict=True)
+                if n["queries"]
+            ]
+            if some and not (name == "violation" and kind == "control"):
+                x, mean, half = zip(*some, strict=True)
+                marker = "o" if kind == "control" else "s"
+                axes.errorbar(x, mean, half, fmt=marker, color=COLORS[kind], capsize=3, label=f"{kind} queries")
+        axes.set(title=title, xlabel="layer", xticks=found.layers, xlim=(found.layers[0] - 0.5, found.layers[-1] + 0.5))
+        axes.grid(False, axis="x")
+        if not axes.containers:
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "no query is next\nto a violation", ha="center", transform=axes.transAxes, color=_GREY)
+        axes.margins(y=0.25)
+    figure.axes[0].set_ylabel("share of attention")
+    figure.axes[0].legend()
+    return figure
+
+
+def draw_attention_example(
+    model: AIRForPuzzleSolving, puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, max_segments: int
+) -> Figure:
+    """Where one open cell looks, in every layer, at the first L- and the first H-update of a middle segment."""
+    segment = max_segments // 2
+    ids = torch.from_numpy(question[None]).long()
+    maps = {level: attention_maps(model, ids, f"{segment}.{level}.0", max_segments=max_segments)[0] for level in "LH"}
+    open_cells = np.flatnonzero(question != answer)
+    cell = int(open_cells[len(open_cells) // 2])
+    layers = model.config.num_hidden_layers
+    figure = new_figure(2.5 * layers + 1, 5.6)
+    grid = figure.subplots(2, layers, squeeze=False)
+    shares = {level: rows[:, :, cell].mean(1).numpy() for level, rows in maps.items()}  # heads averaged
+    top = max(values.max() for values in shares.values())
+    for row, level in enumerate("LH"):
+        for layer in range(layers):
+            axes = grid[row, layer]
+            axes.grid(False)
+            puzzle.draw_picture(axes, question, question)
+            image = axes.imshow(
+                shares[level][layer].reshape(puzzle.rows, puzzle.columns), cmap="viridis_r", vmin=0, vmax=top,
+                extent=(*axes.get_xlim(), *axes.get_ylim()), alpha=0.75, zorder=0.5,
+            )  # fmt: skip
+            left, upper = min(axes.get_xlim()), min(axes.get_ylim())
+            corner = (left + cell % puzzle.columns, upper + cell // puzzle.columns)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLORS["L"], linewidth=3, zorder=4))
+            axes.set_title(f"{level}-update, layer {layer}", color=COLORS[level])
+    figure.colorbar(image, ax=grid, shrink=0.7, label="share of attention (heads averaged)")
+    figure.suptitle(f"Where the framed cell looks in segment {segment}", fontsize=12)
+    return figure
+
+
+def draw_probe(study: Study) -> Figure:
+    """What a linear probe and the model's own head read off the states."""
+    figure = new_figure(6.5, 3.6)
+    axes = figure.subplots()
+    per_segment = study.facts["updates"] // study.facts["segments"]
+    x = _segment_axis(axes, len(study.probe.labels), per_segment)
+    for level in "HL":
+        axes.plot(x, 100 * study.probe.probe[level], color=COLORS[level], label=f"{NAMES[level]}, linear probe")
+        axes.plot(x, 100 * study.probe.head[level], "--", color=COLORS[level], label=f"{NAMES[level]}, answer head")
+    axes.set(title="Solution of an open cell, read off its state", ylabel="right, %", ylim=(0, 103))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def draw_trajectories(study: Study) -> Figure:
+    """Distance to where the rollout ends, the paths of four puzzles in two principal components, spectral radius."""
+    found = study.geometry
+    figure = new_figure(11, 6.2)
+    grid = figure.subplot_mosaic("ddss;0123", height_ratios=(1.1, 1))
+    per_segment = study.facts["updates"] // study.facts["segments"]
+    x = _segment_axis(grid["d"], len(found.labels), per_segment)
+    solved = study.roles.roles["H"].exact[-1][: len(found.settled)] > 0
+    for level in "HL":
+        for kind, chosen, style in (("solved", solved, "-"), ("not solved", ~solved, ":")):
+            if chosen.any():
+                _curve(grid["d"], x, found.distance[level][:, chosen], level, f"{NAMES[level]}, {kind}", style)
+    grid["d"].set(title="Distance to where the rollout ends, z*", ylabel="‖z − z*‖ / ‖z*‖", ylim=(0, None))
+    grid["d"].legend()
+    for kind, chosen, marker in (("solved", solved, "o"), ("not solved", ~solved, "X")):
+        if not chosen.any():
+            continue
+        grid["s"].scatter(
+            found.spectral_radius[chosen], np.maximum(found.settled[chosen], 1e-9), marker=marker, s=45,
+            color=COLORS["H"] if kind == "solved" else COLORS["L"], label=kind, alpha=0.8,
+        )  # fmt: skip
+    grid["s"].axvline(1, color=_GREY, linewidth=1)
+    grid["s"].set(title="Is z* an attracting fixed point?", xlabel="spectral radius of a segment at z*", yscale="log")
+    grid["s"].set_ylabel("last step at z*")
+    grid["s"].legend(loc="lower right")
+    for number in range(4):
+        axes = grid[str(number)]
+        if number >= len(found.settled):
+            axes.set_axis_off()
+            continue
+        for level in "HL":
+            points = found.path[level][:, number]
+            axes.plot(*points.T, "-", color=COLORS[level], linewidth=1.2, alpha=0.7)
+            axes.scatter(*points.T, c=[COLORS[level]], s=np.linspace(8, 26, len(points)), alpha=0.6, linewidth=0)
+            axes.scatter(*points[-1], marker="*", s=130, color=COLORS[level], edgecolor="black", zorder=3)
+        explained = ", ".join(f"{NAMES[level]} {100 * found.explained[level][number].sum():.0f} %" for level in "HL")
+        axes.set_title(f"puzzle {number}, {'solved' if solved[number] else 'not solved'}\n{explained}", fontsize=9)
+        axes.set(xticks=[], yticks=[], xlabel="component 1")
+    grid["0"].set_ylabel("component 2")
+    return figure

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from air_hf import modeling
 from air_hf.files import write_text
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
 from air_hf.hub.model_card import CardOptions, write_model_card
@@ -73,8 +74,14 @@ def publish_checkpoint(
 def stage_checkpoint(
     checkpoint: Path, folder: Path, repository: str, card: CardOptions | None = None, more: str = ""
 ) -> Path:
-    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card."""
+    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card.
+
+    Code is added where it is missing, as in the checkpoints that come with the package.
+    """
     shutil.copytree(checkpoint, folder, ignore=_NOT_PUBLISHED)
+    for file in Path(modeling.__file__).parent.glob("*_air.py"):
+        if not (folder / file.name).exists():
+            shutil.copy(file, folder)
     puzzle = puzzle_of(read_config(folder))
     if puzzle is not None:
         build_tokenizer(puzzle).save_pretrained(folder)

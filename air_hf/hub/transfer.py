@@ -21,7 +21,15 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 TIMEOUT = 600.0  # seconds
 # Files of an earlier push that a new one removes if it does not bring them again.
-_OURS = ["data/*", "images/*", "solve_config.json", ".eval_results/*", "*.safetensors", "*.safetensors.index.json"]
+_OURS = [
+    "data/*",
+    "images/*",
+    "models/*",
+    "solve_config.json",
+    ".eval_results/*",
+    "*.safetensors",
+    "*.safetensors.index.json",
+]
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _LONGEST_REASON = 300  # characters
 _ADVICE = {
@@ -54,7 +62,7 @@ def push_folder(
     Args:
         folder (`str` or `Path`): what the repository shall hold; files of an earlier push that are gone are removed.
         repository (`str`): `ORG/NAME`, or `NAME` for one of the token's owner.
-        repo_type (`str`): "model" or "dataset".
+        repo_type (`str`): "model", "dataset" or "space", a static one.
         private (`bool`): of a repository that is made now; an existing one stays as it is.
         revision (`str`, *optional*): the branch; made if it does not exist.
         token (`str`, *optional*): from the usual places if None.
@@ -168,7 +176,10 @@ def _push(
     for wait in (*waits, None):
         try:
             # The name as the Hub has it: of a bare one, the owner is in its answer.
-            name = api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True).repo_id
+            sdk = "static" if repo_type == "space" else None
+            name = api.create_repo(
+                repository, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk
+            ).repo_id
             if revision is not None:
                 api.create_branch(name, branch=revision, repo_type=repo_type, exist_ok=True)
             commit = api.upload_folder(

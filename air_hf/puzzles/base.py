@@ -226,7 +226,7 @@ class Puzzle:
                 va="center",
                 fontsize=100 / max(self.rows, self.columns),
                 fontweight="bold" if given else "normal",
-                color="black" if given else "tab:red" if wrong else "tab:green" if answer is not None else "tab:blue",
+                color="black" if given else "#D55E00" if wrong else "#009E73" if answer is not None else "tab:blue",
                 parse_math=False,
             )
 
@@ -260,6 +260,26 @@ class Puzzle:
     def _layout(self, rows: list[list[str]]) -> list[str]:
         """Lines of text from rows of styled symbols."""
         return [" ".join(row) for row in rows]
+
+    @property
+    def held_back(self) -> int:
+        """The symbol by which a state that decodes to it leaves a cell open; padding, where there is no blank."""
+        return PADDING
+
+    def neighbourhoods(self) -> dict[str, np.ndarray]:
+        """Which cells are near which, bool (S, S) by name, the one that matters most first; here, those of a grid."""
+        row, column = np.divmod(np.arange(self.num_cells), self.columns)
+        rows, columns = (abs(place[:, None] - place) for place in (row, column))
+        farther = np.maximum(rows, columns)
+        return {"4-connected": rows + columns == 1, "8-connected": farther == 1, "5x5": (farther > 0) & (farther <= 2)}
+
+    def violations(self, boards: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Cells of N boards (N, S) that cannot stay, bool (N, S); here, those that differ from the answer."""
+        return boards != answers
+
+    def violations_in_reach(self) -> np.ndarray:
+        """Whose violations count for a cell's violation mass, bool (S, S); here, those of its first neighbourhood."""
+        return next(iter(self.neighbourhoods().values()))
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

@@ -86,8 +86,8 @@ class Maze(Puzzle):
         axes.imshow(shades, cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         right = np.ones(self.num_cells, dtype=bool) if answer is None else board == answer
-        for symbol, marker, color in ((START, "s", "tab:blue"), (GOAL, "*", "tab:purple"), (PATH, "o", "tab:green")):
-            for shown, shade in ((right, color), (~right, "tab:red")):
+        for symbol, marker, color in ((START, "s", "tab:blue"), (GOAL, "*", "tab:purple"), (PATH, "o", "#009E73")):
+            for shown, shade in ((right, color), (~right, "#D55E00")):
                 cells = np.flatnonzero((board == symbol) & shown)
                 axes.scatter(
                     cells % self.columns, cells // self.columns, s=400 / self.columns, marker=marker, color=shade

@@ -112,6 +112,24 @@ class Sudoku(Puzzle):
             lines.append(" | ".join(boxes))
         return lines
 
+    @property
+    def held_back(self) -> int:
+        return BLANK
+
+    def neighbourhoods(self) -> dict[str, np.ndarray]:
+        """Cells of the same row, column or box, the cell itself included, as the AIR paper counts them."""
+        same = dict(zip(("row", "column", "box"), (unit[:, None] == unit for unit in self.units), strict=True))
+        return {"unit": np.any(list(same.values()), axis=0)} | same
+
+    def violations(self, boards: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Digits that stand twice in a row, column or box; the answer does not matter."""
+        peers = self.neighbourhoods()["unit"] & ~np.eye(self.num_cells, dtype=bool)
+        digits = boards[:, :, None] == np.arange(BLANK + 1, self.vocab_size)  # (N, S, n)
+        return (digits & (np.einsum("st,ntd->nsd", peers.astype(np.float32), digits.astype(np.float32)) > 0)).any(-1)
+
+    def violations_in_reach(self) -> np.ndarray:
+        return np.ones((self.num_cells, self.num_cells), dtype=bool)
+
 
 def _random_lines(count: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Random orders (count, n) of n lines that permute groups of `size` and the lines inside each group."""

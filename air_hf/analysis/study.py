@@ -1,0 +1,182 @@
+"""Every instrument on one checkpoint and one set of puzzles: what `air-hf analyze` and `air-hf reproduce` run."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+
+from air_hf.analysis.attention import DEFAULT_SEGMENTS, Contrasts, attention_contrasts
+from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch_states
+from air_hf.analysis.probes import ProbeAccuracy, fit_probes
+from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
+from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
+from air_hf.files import sha256
+from air_hf.hub import CheckpointError, load_model, training_facts
+from air_hf.hub.loading import find_file
+from air_hf.hub.model_card import find_variant
+from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.puzzles import puzzle_of
+
+PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
+PAPER_PARTS = ("roles", "freeze", "attention")
+PUBLIC_DATA = {"sudoku": "sapientinc/sudoku-extreme", "maze": "sapientinc/maze-30x30-hard-1k"}
+_GEOMETRY_PUZZLES = 16  # whose states are all held
+
+
+@dataclass
+class Study:
+    """What the instruments found; a part that was not run, or that the model has not, is None or empty.
+
+    Args:
+        facts (`dict`): checkpoint, its hash, data, its hash, seed, counts: what makes the numbers repeatable.
+        roles ([`RoleStudy`]): the undisturbed rollout.
+        frozen (`dict[str, RoleStudy]`): by the level that was held from the start.
+        contrasts ([`Contrasts`]), probe ([`ProbeAccuracy`]), geometry ([`Geometry`]): where they were run.
+        patching (`list[Patching]`): L, H and both swapped before a segment.
+        skipped (`dict[str, str]`): parts that the checkpoint cannot have, and why.
+    """
+
+    facts: dict
+    roles: RoleStudy
+    frozen: dict[str, RoleStudy] = field(default_factory=dict)
+    contrasts: Contrasts | None = None
+    probe: ProbeAccuracy | None = None
+    geometry: Geometry | None = None
+    patching: list[Patching] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def load_study(
+    checkpoint: str,
+    revision: str | None = None,
+    data: str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    count: int = 200,
+    seed: int = 0,
+    device: str | None = None,
+    task: str | None = None,
+) -> tuple[AIRForPuzzleSolving, PuzzleSet, dict]:
+    """A checkpoint of a folder or the Hub, a sample of its puzzles, and the facts that make the numbers repeatable.
+
+    Args:
+        checkpoint (`str`), revision (`str`, *optional*): folder, or repository on the Hub.
+        data (`str`, *optional*): CSV file, or folder with test.csv.
+        dataset (`str`, *optional*), dataset_config (`str`, *optional*): a data set on the Hub instead; that of the
+            paper's task if neither is given.
+        count (`int`), seed (`int`): of the sample.
+        device (`str`, *optional*): an accelerator if there is one.
+        task (`str`, *optional*): the family that the checkpoint must solve.
+
+    Raises:
+        ValueError: no such checkpoint, one that names no puzzle or another task's, or fewer puzzles than asked for.
+    """
+    model = load_model(checkpoint, revision=revision)
+    config = model.config
+    if config.puzzle is None:
+        raise CheckpointError(
+            f'{checkpoint}: config.json does not say what the boards are; add it, e.g. "puzzle": "sudoku-9x9"'
+        )
+    family = config.puzzle.split("-")[0]
+    if task is not None and family != task:
+        raise ValueError(
+            f"{checkpoint} solves {config.puzzle} ({config.vocab_size} symbols, {config.seq_len} cells); "
+            f"the task asked for is {task}"
+        )
+    if data is not None and dataset is not None:
+        raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
+    if data is not None:
+        puzzles = load_puzzles(data, puzzle_of(config), split="test")
+    elif dataset is not None or family in PUBLIC_DATA:
+        puzzles = load_published(dataset or PUBLIC_DATA[family], dataset_config, "test", None, puzzle_of(config))
+    else:
+        raise DataError(f"there is no public data set of {config.puzzle}; say which puzzles, by --data or --dataset")
+    puzzles = puzzles.sample(count, seed)
+    device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    facts = {
+        "checkpoint": str(checkpoint),
+        "revision": revision,
+        "weights_sha256": weights_sha256(checkpoint, revision),
+        "variant": _variant(checkpoint, revision, config),
+        "puzzle": config.puzzle,
+        "data": puzzles.source,
+        "data_sha256": puzzles.sha256(),
+        "puzzles": len(puzzles),
+        "seed": seed,
+        "torch": torch.__version__,
+        "device": str(device),
+    }
+    return model.to(device), puzzles, facts
+
+
+def _variant(checkpoint: str, revision: str | None, config) -> str:
+    """As the run was started or, where nothing says so, as the configuration looks."""
+    recorded = training_facts(checkpoint, revision=revision)
+    return (recorded.get("arguments") or recorded).get("variant") or find_variant(config)
+
+
+def weights_sha256(checkpoint: str, revision: str | None = None) -> str:
+    """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        path = find_file(checkpoint, name, revision=revision)
+        if path is not None:
+            return sha256(path)
+    raise CheckpointError(f"{checkpoint} holds no model.safetensors")
+
+
+def run_study(
+    model: AIRForPuzzleSolving,
+    puzzles: PuzzleSet,
+    facts: dict,
+    parts: Collection[str] = PARTS,
+    max_segments: int | None = None,
+    segments: list[int] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Study:
+    """Runs some of the instruments; roles always.
+
+    Args:
+        model ([`AIRForPuzzleSolving`]), puzzles ([`PuzzleSet`]), facts (`dict`): of [`load_study`].
+        parts (collection of `str`): of [`PARTS`].
+        max_segments (`int`, *optional*): segments of a rollout; the model's own number if None.
+        segments (`list[int]`, *optional*): at which attention is looked at; those of the paper if None.
+        batch_size (`int`): puzzles that run together.
+        seed (`int`): of the power iteration.
+
+    Raises:
+        ValueError: an unknown part, or what the instruments refuse.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f"there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    max_segments = model.config.max_segments if max_segments is None else max_segments
+    facts = facts | {"segments": max_segments, "updates": max_segments * len(model.config.schedule)}
+    study = Study(facts, study_roles(model, puzzles, max_segments, batch_size=batch_size))
+    if "freeze" in parts:
+        for level in ("H", "L"):
+            study.frozen[level] = study_roles(model, puzzles, max_segments, frozen=level, batch_size=batch_size)
+    if "attention" in parts:
+        if model.config.mixer == "attention":
+            if segments is None:
+                segments = [segment for segment in DEFAULT_SEGMENTS if segment < max_segments] or [max_segments - 1]
+            study.contrasts = attention_contrasts(model, puzzles, segments)
+        else:
+            study.skipped["attention"] = f'this checkpoint mixes positions by "{model.config.mixer}", not by attention'
+    if "probe" in parts:
+        study.probe = fit_probes(model, puzzles, max_segments, batch_size=batch_size)
+    if "geometry" in parts:
+        rows = slice(_GEOMETRY_PUZZLES)
+        ids, puzzle_ids = torch.from_numpy(puzzles.questions[rows]).long(), puzzle_ids_of(puzzles, rows)
+        study.geometry = measure_geometry(
+            model, ids, max_segments, max(64, max_segments), seed=seed, puzzle_ids=puzzle_ids
+        )
+    if "patching" in parts and max_segments > 1:
+        segment = max(1, max_segments // 4)
+        study.patching = [
+            patch_states(model, puzzles, level, segment, max_segments, batch_size) for level in ("L", "H", "LH")
+        ]
+    return study
+
+
+__all__ = ["PAPER_PARTS", "PARTS", "Study", "load_study", "run_study", "weights_sha256"]

@@ -1,0 +1,253 @@
+"""A study as tables, in Markdown and JSON; where the paper has the number, it stands beside ours."""
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from air_hf.analysis.attention import CLASSES
+from air_hf.analysis.dynamics import MODES, solution_modes
+from air_hf.analysis.statistics import Estimate, estimate
+from air_hf.analysis.study import Study
+from air_hf.files import write_text
+from air_hf.runs.sweep_table import paper
+
+PAPER = json.loads((files("air_hf.analysis") / "paper.json").read_text(encoding="utf-8"))
+_NAMES = {"H": "z_H", "L": "z_L"}
+
+
+@dataclass
+class Table:
+    """One table of the report.
+
+    Args:
+        title (`str`), note (`str`): what it shows and how to read it.
+        header (`list[str]`), rows (`list[list[str]]`): text, as it is printed.
+        data (`dict` or `list`): the same numbers, unrounded, for the JSON.
+    """
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+    data: object
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", self.note, ""] if self.note else [f"## {self.title}", ""]
+        lines += [f"| {' | '.join(self.header)} |", f"|{' --- |' * len(self.header)}"]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
+
+
+def write_report(study: Study, folder: Path, title: str) -> list[Table]:
+    """Writes report.md and report.json, and returns the tables."""
+    tables = make_tables(study)
+    facts = "\n".join(f"- {name}: {value}" for name, value in study.facts.items() if value is not None)
+    skipped = "".join(f"\n\nNo {part}: {reason}." for part, reason in study.skipped.items())
+    body = "\n\n".join(table.markdown() for table in tables)
+    write_text(folder / "report.md", f"# {title}\n\n{facts}{skipped}\n\n{body}\n")
+    content = {"facts": study.facts, "skipped": study.skipped, "paper": PAPER["source"]}
+    content["tables"] = {table.title: table.data for table in tables}
+    write_text(folder / "report.json", json.dumps(content, indent=1, default=float, allow_nan=False) + "\n")
+    return tables
+
+
+def make_tables(study: Study) -> list[Table]:
+    """The tables of what was run."""
+    tables = [accuracy_table(study), roles_table(study), modes_table(study)]
+    if study.frozen:
+        tables.append(freeze_table(study))
+    if study.contrasts is not None:
+        tables.append(contrast_table(study))
+    if study.probe is not None:
+        tables.append(probe_table(study))
+    if study.geometry is not None:
+        tables.append(geometry_table(study))
+    if study.patching:
+        tables.append(patching_table(study))
+    return tables
+
+
+def _family(study: Study) -> str:
+    return study.facts["puzzle"].split("-")[0]
+
+
+def _percent(found: Estimate) -> str:
+    return f"{100 * found.mean:.1f} ± {100 * found.sem:.1f}"
+
+
+def _count(found: Estimate) -> str:
+    return f"{found.mean:.1f} ± {found.std:.1f}"
+
+
+def accuracy_table(study: Study) -> Table:
+    """Exact accuracy after the last segment."""
+    scores = paper()["scores"].get(_family(study), {}).get(study.facts["variant"])
+    found = study.roles.roles["H"].final("exact")
+    beside = "–" if scores is None else " ± ".join(map(str, scores))
+    data = found.to_dict() | {"paper": scores}
+    note = (
+        "Ours: mean and standard error over puzzles. The paper's: mean and deviation over five trainings, its own size."
+    )
+    header = ["variant", "exact, %", "the paper, %"]
+    return Table("Accuracy", note, header, [[study.facts["variant"], _percent(found), beside]], data)
+
+
+def roles_table(study: Study) -> Table:
+    """What each state commits to and holds back, and how it changes."""
+    theirs = PAPER["roles"].get(_family(study), {})
+    shares = ("committed", "held_back")
+    counts = ("mask_flips", "content_changes", "fixed", "broken")
+    rows, data = [], {}
+    for level, roles in study.roles.roles.items():
+        ever, final = study.roles.ever(level, "held_back"), roles.final("accuracy")
+        found = {name: study.roles.mean(level, name) for name in shares}
+        found |= {name: roles.total(name) for name in counts}
+        shown = [_percent(value) for value in (*(found[name] for name in shares), ever, final)]
+        shown += [_count(found[name]) for name in counts]
+        rows.append([_NAMES[level], *shown, theirs.get(level, "–")])
+        found |= {"puzzles_ever_held_back": ever, "final_cell_accuracy": final, "final_exact": roles.final("exact")}
+        data[level] = {name: value.to_dict() for name, value in found.items()}
+    note = (
+        "Shares are of the cells that the question leaves open, averaged over the updates since the state was first "
+        "written, ± standard error over puzzles; counts are cells per rollout, summed over its transitions, ± standard "
+        "deviation over puzzles."
+    )
+    header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %"]
+    header += ["mask flips", "content changes", "cells fixed", "cells broken", "the paper"]
+    return Table("Roles", note, header, rows, data)
+
+
+def modes_table(study: Study) -> Table:
+    """How puzzles are solved, and when the model would halt."""
+    modes, halts = solution_modes(study.roles), study.roles.trace.halts.numpy()
+    last = len(halts) - 1
+    halted_at = np.where(halts.any(0), halts.argmax(0), last)
+    exact = study.roles.roles["H"].exact[study.roles.trace.segment_ends]  # (N, B)
+    rows = [
+        [mode, f"{int((modes == kind).sum())}", f"{100 * (modes == kind).mean():.1f}"]
+        for kind, mode in enumerate(MODES)
+    ]
+    data = {
+        "modes": {mode: int((modes == kind).sum()) for kind, mode in enumerate(MODES)},
+        "exact_by_segment": exact.mean(1).tolist(),
+        "halting_histogram": np.bincount(halted_at, minlength=len(halts)).tolist(),
+        "never_halted": int((~halts.any(0)).sum()),
+    }
+    note = (
+        "Quick: right from one of the first two segments to the end; delayed: right at the end, later; failed: wrong, "
+        "with an answer that no longer moves in the last two segments (settled) or does (wandering). Exact after each "
+        f"segment, %: {' '.join(f'{100 * share:.1f}' for share in data['exact_by_segment'])}. First wish to halt in "
+        f"segment 0, 1, …: {' '.join(map(str, data['halting_histogram']))} puzzles, of which {data['never_halted']} "
+        "never wish to and count in the last."
+    )
+    return Table("Modes and halting", note, ["mode", "puzzles", "%"], rows, data)
+
+
+def freeze_table(study: Study) -> Table:
+    """Content changes and accuracy with one state held at its start."""
+    published = PAPER["freeze"].get(_family(study), {})
+    rows, data = [], {}
+    for name, condition in (("none", study.roles), *study.frozen.items()):
+        changes = {level: condition.roles[level].total("content_changes") for level in ("L", "H") if level != name}
+        exact = condition.roles["H"].final("exact")
+        theirs = published.get(name, {})
+        beside = ", ".join(f"{_NAMES[level]} {theirs[level]:,}" for level in changes if level in theirs) or "–"
+        beside_exact = f"{theirs['exact']} %" if theirs else "–"
+        shown = ", ".join(f"{_NAMES[level]} {_count(found)}" for level, found in changes.items())
+        rows.append(
+            [f"freeze {_NAMES[name]}" if name in _NAMES else name, shown, beside, f"{_percent(exact)} %", beside_exact]
+        )
+        data[name] = {"content_changes": {level: found.to_dict() for level, found in changes.items()}}
+        data[name] |= {"exact": exact.to_dict(), "paper": theirs}
+    header = ["intervention", "content changes per rollout", "the paper", "exact", "the paper"]
+    note = f"Held from the start; changes ± standard deviation over puzzles. The paper: {PAPER['freeze']['note']}."
+    return Table("Freezing one state", note, header, rows, data)
+
+
+def contrast_table(study: Study) -> Table:
+    """L − H contrasts by layer and class of query."""
+    found, published = study.contrasts, PAPER["attention"].get(_family(study), {})
+    rows, data = [], []
+    for name in found.names:
+        for kind in CLASSES:
+            for layer in found.layers:
+                numbers = found.summary(layer, kind, name)
+                theirs = published.get(f"{name}, {kind}", [])
+                beside = f"{theirs[layer][0]:+.3f} ± {theirs[layer][1]:.3f}" if layer < len(theirs) else "–"
+                data.append({"metric": name, "class": kind, "layer": layer} | numbers)
+                if numbers["mean"] is None:
+                    rows.append([name, kind, str(layer), "no such query", "", "", "", "", beside])
+                    continue
+                shown = [f"{numbers['mean']:+.4f} ± {numbers['interval']:.4f}", f"± {numbers['interval_puzzles']:.4f}"]
+                shown += [f"{100 * numbers['positive']:.0f}", f"{numbers['level_l']:.3f}", f"{numbers['level_h']:.3f}"]
+                rows.append([name, kind, str(layer), *shown, beside])
+    note = (
+        f"Mass is L − H, entropy (a share of log S) H − L, so that a focused L is positive. Segments "
+        f"{', '.join(map(str, found.segments))}, heads averaged; ± half a 95 % interval over queries as in the paper, "
+        "and over puzzles, whose queries are not independent. Adjacent: a violation of z_H's board in the first "
+        f"neighbourhood. The paper: {PAPER['attention']['note']}."
+    )
+    header = ["metric", "queries", "layer", "L − H (H − L)", "over puzzles", "positive, %", "L", "H", "the paper"]
+    return Table("Attention contrasts", note, header, rows, {"segments": found.segments, "contrasts": data})
+
+
+def probe_table(study: Study) -> Table:
+    """What a linear probe reads after every segment."""
+    probe = study.probe
+    ends = study.roles.trace.segment_ends
+    rows = [
+        [
+            str(number),
+            *(f"{100 * values[level][end]:.1f}" for level in ("H", "L") for values in (probe.probe, probe.head)),
+        ]
+        for number, end in enumerate(ends)
+    ]
+    data = {"labels": probe.labels, "train": probe.num_train, "test": probe.num_test, "ridge": probe.ridge}
+    for kind in ("probe", "head"):
+        data[kind] = {level: values.tolist() for level, values in getattr(probe, kind).items()}
+    note = (
+        f"Open cells whose solution is read off the state, %: ridge regression fitted to {probe.num_train} puzzles "
+        f"at that update, tested on {probe.num_test} others; beside it the model's own answer head on the same cells."
+    )
+    return Table("Linear probe", note, ["segment", "z_H probe", "z_H head", "z_L probe", "z_L head"], rows, data)
+
+
+def geometry_table(study: Study) -> Table:
+    """Fixed points of the rollout."""
+    found = study.geometry
+    solved = study.roles.roles["H"].exact[-1][: len(found.settled)] > 0
+    rows, data = [], {}
+    for name, chosen in (("solved", solved), ("not solved", ~solved)):
+        numbers = {
+            "spectral_radius": estimate(found.spectral_radius[chosen]),
+            "last_step": estimate(found.settled[chosen]),
+            "distance_h": estimate(found.distance["H"][-1][chosen]),
+            "distance_l": estimate(found.distance["L"][-1][chosen]),
+        }
+        data[name] = {key: value.to_dict() for key, value in numbers.items()}
+        if chosen.any():
+            rows.append([name, str(int(chosen.sum())), *(f"{value.mean:.3g}" for value in numbers.values())])
+    note = (
+        "z* is the state after at least 64 segments. Spectral radius: of a segment's Jacobian at z*; "
+        "below 1, z* attracts. Last step: ‖F(z*) − z*‖ / ‖z*‖. Distances: ‖z − z*‖ / ‖z*‖ after the rollout. Means."
+    )
+    header = ["puzzles", "count", "spectral radius", "last step at z*", "z_H to z*", "z_L to z*"]
+    return Table("Fixed points", note, header, rows, data)
+
+
+def patching_table(study: Study) -> Table:
+    """Which puzzle the answer follows after a swap."""
+    rows = [
+        [" and ".join(_NAMES[level] for level in found.level), f"{100 * found.own:.1f}", f"{100 * found.donor:.1f}",
+         f"{100 * found.exact_own:.1f}", f"{100 * found.exact_unpatched:.1f}"]
+        for found in study.patching
+    ]  # fmt: skip
+    note = (
+        f"Before segment {study.patching[0].segment} every puzzle gets that state of another. Cells that both leave "
+        "open and solve differently, %: where the answer is the puzzle's own, and the donor's; then exact, with and "
+        "without the swap."
+    )
+    header = ["swapped", "own solution", "donor's solution", "exact, %", "exact without, %"]
+    return Table("Patching", note, header, rows, [asdict(found) for found in study.patching])

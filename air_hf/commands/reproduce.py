@@ -1,0 +1,57 @@
+"""`air-hf reproduce`: the paper's tables from a checkpoint, beside the paper's numbers."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
+from air_hf.analysis.tables import write_report
+
+
+def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    add_source_arguments(parser, puzzles=1000)
+    parser.add_argument("--task", choices=("sudoku", "maze"), required=True, help="which of the paper's two tasks")
+    return _reproduce
+
+
+def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
+    """What `analyze` and `reproduce` both take."""
+    data = "CSV file, or folder with test.csv (default: the data set of the paper's task, from the Hub)"
+    where = "segments, from 0, at which attention is looked at (default: 2 4 6 8 10 12 14 15, those there are)"
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository"
+    )
+    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    parser.add_argument("--data", help=data)
+    parser.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`, instead of --data")
+    parser.add_argument("--dataset_config", help="its configuration (default: its default one)")
+    parser.add_argument("--puzzles", type=int, default=puzzles, help=f"how many, drawn with --seed (default {puzzles})")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of report.md, report.json and figures")
+    parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
+    parser.add_argument("--attention_segments", type=int, nargs="+", help=where)
+    parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time (default 64)")
+    parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
+
+
+def run_parts(args: argparse.Namespace, parts, task: str | None = None):
+    """Loads what the options name and runs instruments on it.
+
+    Returns:
+        the model, its puzzles, and the study.
+    """
+    model, puzzles, facts = load_study(
+        args.checkpoint, args.revision, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed,
+        args.device, task,
+    )  # fmt: skip
+    study = run_study(
+        model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed
+    )
+    return model, puzzles, study
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    _, _, study = run_parts(args, PAPER_PARTS, args.task)
+    write_report(study, args.output, f"The paper's tables from {args.checkpoint}")
+    print((args.output / "report.md").read_text(encoding="utf-8"))
+    return 0
