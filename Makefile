@@ -24,7 +24,7 @@ $(DATA)/test.csv: | .venv/demo.installed
 
 # The page with every checkpoint of SPACE_MODELS, for `air-hf publish-space` or any static host.
 SPACE := build/space
-SPACE_MODELS ?= $(wildcard checkpoints/*)
+SPACE_MODELS ?= $(wildcard checkpoints/*/)
 
 space: .venv/export.installed examples/space/node_modules
 	$(BIN)/python examples/space/build.py --output $(SPACE) $(SPACE_MODELS)
