@@ -64,7 +64,7 @@ docs: .venv/docs.installed
 
 # What `pip install air-hf` would get, held against the source tree; nothing is uploaded.
 release-check: .venv/release.installed
-	rm -rf dist build
+	rm -rf dist build/lib build/bdist.*
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python tests/support/wheel_contents.py dist

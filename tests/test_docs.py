@@ -135,9 +135,9 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_in_the_navigation():
     """mkdocs says so, too, but only where the site is built."""
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    in_navigation = set(re.findall(r"[\w/.-]+\.md", text[text.index("nav:") :]))
+    in_navigation = set(re.findall(r"[\w/.-]+\.md", text[text.index("\nnav:") :]))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert in_navigation == pages
+    assert in_navigation == {page for page in pages if not page.endswith("/table.md")}
 
 
 @pytest.mark.slow

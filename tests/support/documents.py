@@ -27,7 +27,7 @@ class Command(NamedTuple):
         for word in lexer:
             if set(word) <= set("|&;<>"):
                 break
-            if words or not re.match(r"[A-Z_]+=", word):
+            if word != "…" and (words or not re.match(r"[A-Z_]+=", word)):
                 words.append(word)
         return words
 
