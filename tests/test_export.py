@@ -32,7 +32,7 @@ def _one_table_of_operators():
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     build = functools.cache(ONNXRegistry.from_torchlib)
-    with mock.patch.object(ONNXRegistry, "from_torchlib", build):
+    with mock.patch.object(ONNXRegistry, "from_torchlib", staticmethod(build)):
         yield
 
 

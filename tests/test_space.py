@@ -298,7 +298,7 @@ def test_a_maze_is_drawn_by_mouse_and_by_keys(page):
     page.wait("return document.getElementById('error').textContent === 'No way leads from S to G.'")
     page.driver.switch_to.active_element.send_keys(" ")
     page.wait("return document.getElementById('error').hidden")
-    assert "of 5 marked" in page.text("count-H")
+    page.wait("return document.getElementById('count-H').textContent.includes('of 5 marked')")
 
 
 def test_the_page_is_pushed_as_a_static_space(hub, folder, tmp_path, capsys, monkeypatch):

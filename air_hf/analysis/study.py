@@ -15,7 +15,7 @@ from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import find_file
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
-from air_hf.puzzles import puzzle_of
+from air_hf.puzzles import Puzzle, puzzle_of
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
@@ -83,15 +83,7 @@ def load_study(
             f"{checkpoint} solves {config.puzzle} ({config.vocab_size} symbols, {config.seq_len} cells); "
             f"the task asked for is {task}"
         )
-    if data is not None and dataset is not None:
-        raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
-    if data is not None:
-        puzzles = load_puzzles(data, puzzle_of(config), split="test")
-    elif dataset is not None or family in PUBLIC_DATA:
-        puzzles = load_published(dataset or PUBLIC_DATA[family], dataset_config, "test", None, puzzle_of(config))
-    else:
-        raise DataError(f"there is no public data set of {config.puzzle}; say which puzzles, by --data or --dataset")
-    puzzles = puzzles.sample(count, seed)
+    puzzles = _load_test_puzzles(puzzle_of(config), data, dataset, dataset_config).sample(count, seed)
     device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     facts = {
         "checkpoint": str(checkpoint),
@@ -107,6 +99,17 @@ def load_study(
         "device": str(device),
     }
     return model.to(device), puzzles, facts
+
+
+def _load_test_puzzles(puzzle: Puzzle, data: str | None, dataset: str | None, dataset_config: str | None) -> PuzzleSet:
+    if data is not None and dataset is not None:
+        raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
+    if data is not None:
+        return load_puzzles(data, puzzle, split="test")
+    dataset = dataset or PUBLIC_DATA.get(puzzle.family)
+    if dataset is None:
+        raise DataError(f"there is no public data set of {puzzle.name}; say which puzzles, by --data or --dataset")
+    return load_published(dataset, dataset_config, "test", None, puzzle)
 
 
 def _variant(checkpoint: str, revision: str | None, config) -> str:
