@@ -201,6 +201,8 @@ def _metadata(config: AIRConfig, records: Records, variant: str, name: str, opti
             setting = f"{scores['num_puzzles']:,} puzzles of {records.source}, {setting}"
         measured = {"exact_accuracy": "Exact accuracy", "cell_accuracy": "Cell accuracy", "valid_rate": "Valid answers"}
         for metric, title in measured.items():
+            if scores[metric] is None:  # a puzzle without rules
+                continue
             results.append(
                 EvalResult(
                     task_type="puzzle-solving",
@@ -347,7 +349,7 @@ def _results(records: Records) -> str:
     rows = {
         "exact accuracy": f"{scores['exact_accuracy']:.1%}",
         "cell accuracy": f"{scores['cell_accuracy']:.1%} (copying the question: {scores['copy_accuracy']:.1%})",
-        "valid by the rules": f"{scores['valid_rate']:.1%}",
+        "valid by the rules": ("no rules to check" if scores["valid_rate"] is None else f"{scores['valid_rate']:.1%}"),
         "halting accuracy": f"{scores['halting_accuracy']:.1%}",
         "stopping when q_halt says so": f"{scores['halting_exact_accuracy']:.1%} exact after "
         f"{scores['mean_segments']:.2f} segments",
