@@ -47,8 +47,7 @@ _TEXT = """---
 {more}## Limits
 
 - {boards}
-- An answer may be wrong, and the halting score, from which the confidence comes, may be wrong about it. The rules
-  tell: the pipeline's `valid` checks every answer.
+- An answer may be wrong, and the halting score, from which the confidence comes, may be wrong about it. {check}
 {limits}
 ## Citation
 
@@ -173,6 +172,11 @@ def write_model_card(
         results=_results(records),
         more=more,
         boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
+        check=(
+            "The rules tell:\n  the pipeline's `valid` checks every answer."
+            if puzzle is not None and puzzle.rules.checks_answers
+            else "No rules\n  are known that could tell."
+        ),
         limits=_limits(records),
     )
     write_text(folder / "README.md", text)
