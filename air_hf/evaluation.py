@@ -23,7 +23,7 @@ class EvaluationResult:
         exact_accuracy: boards with every cell as labelled, after all segments.
         cell_accuracy: cells as labelled, averaged over boards.
         copy_accuracy: the cell accuracy of returning the question unchanged; the floor to compare with.
-        valid_rate: boards that the puzzle's rules accept, labelled so or not.
+        valid_rate: boards that the puzzle's rules accept, labelled so or not; None where it has no rules to break.
         halting_accuracy: boards whose q_halt at the last segment says rightly whether the answer is right.
         mean_segments: segments until the halting rule of training is satisfied, at most `num_segments`.
         halting_exact_accuracy: exact accuracy of the answers at that moment.
@@ -45,7 +45,7 @@ class EvaluationResult:
     exact_accuracy: float
     cell_accuracy: float
     copy_accuracy: float
-    valid_rate: float
+    valid_rate: float | None
     halting_accuracy: float
     mean_segments: float
     halting_exact_accuracy: float
@@ -75,7 +75,7 @@ class EvaluationResult:
         rows = [
             ("exact accuracy", f"{self.exact_accuracy:.1%}"),
             ("cell accuracy", f"{self.cell_accuracy:.1%}  (copying the question: {self.copy_accuracy:.1%})"),
-            ("valid by the rules", f"{self.valid_rate:.1%}"),
+            ("valid by the rules", "no rules to check" if self.valid_rate is None else f"{self.valid_rate:.1%}"),
             ("halting accuracy", f"{self.halting_accuracy:.1%}"),
             ("halting when q_halt says", f"{self.halting_exact_accuracy:.1%} after {self.mean_segments:.2f} segments"),
             ("puzzles", f"{self.num_puzzles:,} of {self.puzzle}, {self.data}"),
@@ -188,7 +188,7 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
         exact_accuracy=final["exact_accuracy"],
         cell_accuracy=final["cell_accuracy"],
         copy_accuracy=score_boards(puzzles.questions, puzzles.answers)["cell_accuracy"],
-        valid_rate=float(puzzles.puzzle.is_solution(puzzles.questions, answers[-1]).mean()),
+        valid_rate=_valid_rate(puzzles, answers[-1]),
         halting_accuracy=float((confident[-1] == right[-1]).mean()),
         mean_segments=float(halted_at.mean() + 1),
         halting_exact_accuracy=float(right[halted_at, np.arange(right.shape[1])].mean()),
@@ -205,3 +205,9 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
 def bare_name(source: str) -> str:
     """A file's name without its folders: "a/b/test.csv (4 of 9, seed 0)" is "test.csv (4 of 9, seed 0)"."""
     return re.split(r"[/\\]", source)[-1]
+
+
+def _valid_rate(puzzles: PuzzleSet, answers: np.ndarray) -> float | None:
+    if not puzzles.puzzle.rules.checks_answers:
+        return None
+    return float(puzzles.puzzle.is_solution(puzzles.questions, answers).mean())

@@ -105,12 +105,18 @@ def test_the_commands_that_are_said_to_run_do(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.strip().replace("[PAD]", "0")) == 36
 
 
-def test_the_code_of_the_concepts_runs(make_model):
-    names = {"model": make_model(), "ids": torch.randint(1, 6, (2, 16))}
+def test_the_code_of_the_concepts_prints_what_the_page_says(capsys):
+    page = ROOT / "docs" / "concepts.md"
+    names = {}
     with torch.no_grad():
-        for code in python_blocks(ROOT / "docs" / "concepts.md"):
+        for code in python_blocks(page):
             exec(code, names)
-    assert names["rollout"].state.num_segments.tolist() == [8, 8]
+    printed = re.findall(r"q_halt ([-+][\d.]+), cells that differ: (\d+)", capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    assert ", ".join(differ for _, differ in printed) in text
+    for q_halt, _ in printed:
+        assert q_halt.replace("-", "−") in text
+    assert names["rollout"].state.num_segments.tolist() == [8]
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """Scores against hand counts, and the `evaluate` metric."""
 
+import dataclasses
 from pathlib import Path
 
 import evaluate
@@ -74,6 +75,14 @@ def test_evaluation_is_what_solve_answers(make_model, puzzles):
     answers = model.solve(torch.from_numpy(puzzles.questions.astype(np.int64)), max_segments=3).sequences.numpy()
     assert result.cell_accuracy == pytest.approx(score_boards(answers, puzzles.answers)["cell_accuracy"])
     assert len(result.exact_accuracy_by_segment) == 3
+
+
+def test_without_rules_nothing_is_called_valid(make_model, puzzles):
+    grid = get_puzzle("grid-4x4", symbols=".1234")
+    model = make_model(puzzle=grid.name, puzzle_options=grid.options)
+    result = evaluate_model(model, dataclasses.replace(puzzles, puzzle=grid), 30)
+    assert result.valid_rate is None
+    assert "valid by the rules        no rules to check" in result.table()
 
 
 def test_boards_of_another_size(make_model, puzzles):

@@ -257,7 +257,13 @@ def test_pictures_show_what_is_given_right_and_wrong(name):
     puzzle.draw_picture(axes, board, question, answer)
     if name == "sudoku-6x6":
         colors = [text.get_color() for text in axes.texts]
-        assert (colors.count("black"), colors.count("tab:green"), colors.count("tab:red")) == (18, 17, 1)
+        assert (colors.count("black"), colors.count("#009E73"), colors.count("#D55E00")) == (18, 17, 1)
     else:
         sizes = [len(points.get_offsets()) for points in axes.collections]
         assert sizes == [1, 0, 1, 0, 4, 1]
+
+
+@pytest.mark.parametrize("name", [*SIZES, "maze-1x2", "maze-5x1", "maze-30x30"])
+def test_examples_are_questions(name):
+    puzzle = get_puzzle(name)
+    puzzle.check_question(puzzle.parse(puzzle.example))

@@ -47,8 +47,7 @@ _TEXT = """---
 {more}## Limits
 
 - {boards}
-- An answer may be wrong, and the halting score, from which the confidence comes, may be wrong about it. The rules
-  tell: the pipeline's `valid` checks every answer.
+- An answer may be wrong, and the halting score, from which the confidence comes, may be wrong about it. {check}
 {limits}
 ## Citation
 
@@ -173,6 +172,11 @@ def write_model_card(
         results=_results(records),
         more=more,
         boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
+        check=(
+            "The rules tell:\n  the pipeline's `valid` checks every answer."
+            if puzzle is not None and puzzle.rules.checks_answers
+            else "No rules\n  are known that could tell."
+        ),
         limits=_limits(records),
     )
     write_text(folder / "README.md", text)
@@ -201,6 +205,8 @@ def _metadata(config: AIRConfig, records: Records, variant: str, name: str, opti
             setting = f"{scores['num_puzzles']:,} puzzles of {records.source}, {setting}"
         measured = {"exact_accuracy": "Exact accuracy", "cell_accuracy": "Cell accuracy", "valid_rate": "Valid answers"}
         for metric, title in measured.items():
+            if scores[metric] is None:  # a puzzle without rules
+                continue
             results.append(
                 EvalResult(
                     task_type="puzzle-solving",
@@ -347,7 +353,7 @@ def _results(records: Records) -> str:
     rows = {
         "exact accuracy": f"{scores['exact_accuracy']:.1%}",
         "cell accuracy": f"{scores['cell_accuracy']:.1%} (copying the question: {scores['copy_accuracy']:.1%})",
-        "valid by the rules": f"{scores['valid_rate']:.1%}",
+        "valid by the rules": ("no rules to check" if scores["valid_rate"] is None else f"{scores['valid_rate']:.1%}"),
         "halting accuracy": f"{scores['halting_accuracy']:.1%}",
         "stopping when q_halt says so": f"{scores['halting_exact_accuracy']:.1%} exact after "
         f"{scores['mean_segments']:.2f} segments",

@@ -17,7 +17,7 @@ _TRAINING: dict[str, Any] = {
     "data": {"train": _SPLIT, "test": _SPLIT},
 }  # fmt: skip
 _SCORES: dict[str, Any] = {
-    "exact_accuracy": _NUMBER, "cell_accuracy": _NUMBER, "copy_accuracy": _NUMBER, "valid_rate": _NUMBER,
+    "exact_accuracy": _NUMBER, "cell_accuracy": _NUMBER, "copy_accuracy": _NUMBER, "valid_rate": (*_NUMBER, type(None)),
     "halting_accuracy": _NUMBER, "halting_exact_accuracy": _NUMBER, "mean_segments": _NUMBER, "num_puzzles": int,
     "num_segments": int, "precision": str, "ema": (*_NUMBER, type(None)),
 }  # fmt: skip

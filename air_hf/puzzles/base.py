@@ -206,7 +206,7 @@ class Puzzle:
     def draw_picture(self, axes, board: np.ndarray, question: np.ndarray, answer: np.ndarray | None = None) -> None:
         """Draws a board (S,) into matplotlib axes: its symbols in a grid of cells.
 
-        What the question gives is black; the rest is blue or, where `answer` is there to compare with, green and red.
+        What the question gives is black; the rest is blue or, beside an `answer`, green and vermilion.
         """
         axes.set(xlim=(0, self.columns), ylim=(self.rows, 0), aspect="equal", xticks=[], yticks=[])
         for line in range(self.rows + 1):

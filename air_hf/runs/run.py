@@ -210,9 +210,9 @@ class Run:
             scores = self.evaluation
             self.records.write_evaluation(self.step, scores)
             if self.accelerator.is_main_process:
+                valid = "" if scores.valid_rate is None else f", valid {scores.valid_rate:.1%}"
                 self.bar.write(
-                    f"step {self.step}: exact {scores.exact_accuracy:.1%}, cells {scores.cell_accuracy:.1%}, "
-                    f"valid {scores.valid_rate:.1%}"
+                    f"step {self.step}: exact {scores.exact_accuracy:.1%}, cells {scores.cell_accuracy:.1%}{valid}"
                 )
         self.save(scores)
         self._evaluations += 1
