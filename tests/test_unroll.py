@@ -151,7 +151,7 @@ def test_what_a_call_refuses(make_model, arguments, message):
     ("options", "message"),
     [
         ({"early_stop": "no"}, "early_stop is 'no'; expected True or False"),
-        ({"q_halt_threshold": float("nan"), "early_stop": True}, "q_halt_threshold is not a number"),
+        ({"q_halt_threshold": float("nan"), "early_stop": True}, "q_halt_threshold is nan; expected a number"),
         ({"max_segments": True}, "max_segments is True; expected a whole number"),
         ({"max_segments": 2.0}, "max_segments is 2.0; expected a whole number"),
         ({"max_segments": -1}, "max_segments is -1; it must be at least 1 and at most 65536"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from air_hf.dataset_builders.builders import builder_of
 from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository, read_provenance
 from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
-from air_hf.hub import fetch_folder, push_folder
+from air_hf.hub import fetch_folder, push_folder, resolve_repository
 from air_hf.puzzles import PuzzleError, all_families, get_puzzle
 
 _LICENSES = {"generate": "apache-2.0", "csv": "unknown", "hub": "unknown"}
@@ -129,10 +129,11 @@ def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None
 
 def _publish(args: argparse.Namespace, _) -> None:
     facts = read_provenance(args.folder)  # a folder that is none of ours is refused here
-    name_repository(args.folder, args.repository)
-    commit = push_folder(args.folder, args.repository, "dataset", private=not args.public, revision=args.revision)
-    print(f"published {args.folder} as {args.repository}, commit {commit}")
-    print(f'load it with: datasets.load_dataset("{args.repository}", "{next(iter(facts))}")')
+    repository = resolve_repository(args.repository)
+    name_repository(args.folder, repository)
+    commit = push_folder(args.folder, repository, "dataset", private=not args.public, revision=args.revision)
+    print(f"published {args.folder} as {repository}, commit {commit}")
+    print(f'load it with: datasets.load_dataset("{repository}", "{next(iter(facts))}")')
 
 
 def _info(args: argparse.Namespace, _) -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from air_hf.hub import PublishError, push_folder
+from air_hf.hub import PublishError, push_folder, resolve_repository
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -19,5 +19,6 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 def _publish(args: argparse.Namespace) -> None:
     if not (args.folder / "models.json").is_file():
         raise PublishError(f"{args.folder} holds no page: models.json is missing; assemble it with `make space`")
-    commit = push_folder(args.folder, args.repository, "space", private=not args.public)
-    print(f"published {args.folder} as the Space {args.repository}, commit {commit}")
+    repository = resolve_repository(args.repository)
+    commit = push_folder(args.folder, repository, "space", private=not args.public)
+    print(f"published {args.folder} as the Space {repository}, commit {commit}")

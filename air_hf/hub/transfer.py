@@ -123,6 +123,8 @@ def describe_error(error: BaseException) -> str:
         return f"{_first_line(error)}: {describe_error(error.__cause__)}"
     if isinstance(error, json.JSONDecodeError):
         return "the Hub's answer is no JSON, as if something else answered in its place"
+    if isinstance(error, KeyError):
+        return f"the Hub's answer lacks {error}"
     return _first_line(error) or type(error).__name__
 
 
@@ -219,7 +221,7 @@ def _may_pass(error: Exception) -> bool:
     cause = _cause(error)
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in (408, 409, 412, 429) or cause.response.status_code >= 500
-    return isinstance(cause, (httpx2.TransportError, json.JSONDecodeError))
+    return isinstance(cause, (httpx2.TransportError, json.JSONDecodeError, KeyError))
 
 
 def _cause(error: Exception) -> BaseException:
