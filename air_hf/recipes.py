@@ -13,9 +13,14 @@ def _table() -> dict:
     return yaml.safe_load(files("air_hf").joinpath("recipes.yaml").read_text(encoding="utf-8"))
 
 
+def recipe_tasks() -> list[str]:
+    """The tasks that recipes are published for."""
+    return list(_table()["tasks"])
+
+
 def recipe_names() -> list[str]:
     """`task/variant` of every recipe."""
-    return [f"{task}/{variant}" for task in _table()["tasks"] for variant in VARIANTS]
+    return [f"{task}/{variant}" for task in recipe_tasks() for variant in VARIANTS]
 
 
 def get_recipe(name: str) -> dict:

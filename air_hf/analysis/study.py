@@ -10,6 +10,7 @@ from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
 from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
+from air_hf.dataset_builders.builders import builder_of
 from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import find_file
@@ -19,7 +20,6 @@ from air_hf.puzzles import Puzzle, puzzle_of
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
-PUBLIC_DATA = {"sudoku": "sapientinc/sudoku-extreme", "maze": "sapientinc/maze-30x30-hard-1k"}
 _GEOMETRY_PUZZLES = 16  # whose states are all held
 
 
@@ -106,7 +106,7 @@ def _load_test_puzzles(puzzle: Puzzle, data: str | None, dataset: str | None, da
         raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
     if data is not None:
         return load_puzzles(data, puzzle, split="test")
-    dataset = dataset or PUBLIC_DATA.get(puzzle.family)
+    dataset = dataset or builder_of(puzzle.family).HUB_REPO
     if dataset is None:
         raise DataError(f"there is no public data set of {puzzle.name}; say which puzzles, by --data or --dataset")
     return load_published(dataset, dataset_config, "test", None, puzzle)

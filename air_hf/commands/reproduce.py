@@ -6,11 +6,12 @@ from pathlib import Path
 
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
+from air_hf.recipes import recipe_tasks
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     add_source_arguments(parser, puzzles=1000)
-    parser.add_argument("--task", choices=("sudoku", "maze"), required=True, help="which of the paper's two tasks")
+    parser.add_argument("--task", choices=recipe_tasks(), required=True, help="which of the paper's two tasks")
     return _reproduce
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from air_hf.recipes import recipe_tasks
 from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
 from air_hf.runs.sweep_table import make_rows, write_tables
 from air_hf.variants import VARIANTS
@@ -16,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--variants", default="all", help="comma-separated names, or all")
     parser.add_argument("--seeds", default="0-4", help="e.g. 0-4 or 0,3,7 (default 0-4)")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", choices=("sudoku", "maze"), help="the published recipe of each variant")
+    source.add_argument("--task", choices=recipe_tasks(), help="the published recipe of each variant")
     source.add_argument("--config", help="one recipe for all of them, a YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the tables")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
