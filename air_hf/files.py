@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -46,7 +46,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     If the block fails, what it wrote is removed and an old folder stays as it was.
     """
     path = Path(path)
-    unfinished, replaced = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
+    unfinished, replaced = path.with_name(f".{path.name}.part"), _aside(path)
+    recover_folder(path)
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -60,8 +61,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
         sync(path.parent)
     finally:
+        recover_folder(path)
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Puts back an old folder that an [`atomic_folder`] had moved aside when it was killed."""
+    if not path.exists() and _aside(path).exists():
+        with suppress(FileNotFoundError):  # another process was quicker
+            os.replace(_aside(path), path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def sync(path: Path) -> None:

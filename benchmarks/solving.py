@@ -20,7 +20,6 @@ from air_hf.hub import load_model
 from air_hf.puzzles import puzzle_of
 from air_hf.solving import SolveConfig, solve
 
-NEVER = SolveConfig()
 EXIT = SolveConfig(early_exit="q_halt", q_halt_threshold=4.0)
 HOPELESS = SolveConfig(early_exit="q_halt", q_halt_threshold=1e9)
 

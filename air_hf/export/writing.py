@@ -153,6 +153,7 @@ def _facts(graphs: dict[str, Graph], int8: bool) -> dict:
         "max_segments": config.max_segments,
         "schedule": [update.level for update in config.schedule],
         "halting": config.halting,
+        "loss_function": config.loss_function,  # whose probabilities the logits stand for
         "weights": "int8" if int8 else "float32",
         "graphs": {name: {"inputs": graph.inputs, "outputs": graph.outputs} for name, graph in graphs.items()},
     }

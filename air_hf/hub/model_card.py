@@ -187,10 +187,9 @@ def find_variant(config: AIRConfig) -> str:
     """The paper's name for what a configuration computes; "a mixture" where it has none."""
     for name, fields in VARIANTS.items():
         expected = AIRConfig(**fields)
-        sizes = ("num_hidden_layers", "h_cycles", "l_cycles", "prefix_len")  # not what makes the variant
         decisive = ("l_injections", "h_injections", "input_operator", "level_token", "shared_network", "mixer",
                     "gradient", "halting")  # fmt: skip
-        if all(getattr(config, field) == getattr(expected, field) for field in decisive if field not in sizes):
+        if all(getattr(config, field) == getattr(expected, field) for field in decisive):
             return name
     return "a mixture"
 

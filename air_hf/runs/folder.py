@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from air_hf.evaluation import EvaluationResult
+from air_hf.files import recover_folder
 from air_hf.hub import EVALUATION, CheckpointError
 from air_hf.runs.checkpoint import check_manifest
 from air_hf.runs.records import RECORDS, keep_records
@@ -69,6 +70,8 @@ class RunFolder:
         Raises:
             CheckpointError: there are checkpoints, and none of them is whole.
         """
+        for aside in self._checkpoints.glob(".step-*.old"):
+            recover_folder(aside.with_name(aside.name.removeprefix(".").removesuffix(".old")))
         saved = self._saved()
         for folder in reversed(saved):
             try:

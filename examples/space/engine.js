@@ -120,11 +120,17 @@ export class Engine {
       let top = 0;
       for (let symbol = 1; symbol < symbols; symbol++) if (scores[symbol] > scores[top]) top = symbol;
       best[cell] = top;
-      const weights = Array.from(scores, (score) => (score < 0 ? 1 / (1 - score) : score + 1)); // stablemax
+      const weights = Array.from(scores, (score) => this.weigh(score - (this.facts.loss_function === "softmax" ? scores[top] : 0)));
       share[cell] = Math.round((255 * weights[top]) / weights.reduce((sum, weight) => sum + weight));
     }
     const margin = Float32Array.from(qHalt.data, (q, i) => (this.facts.halting === "q_learning" ? q - qContinue.data[i] : q));
     return { symbols: best, shares: share, confidence: margin.map((q) => 1 / (1 + Math.exp(-q))) };
+  }
+
+  /** What a score is worth before all are scaled to a sum of 1: the probabilities that the model was trained with. */
+  weigh(score) {
+    if (this.facts.loss_function === "softmax") return Math.exp(score);
+    return score < 0 ? 1 / (1 - score) : score + 1; // stablemax
   }
 
   frame(frame, level, view) {

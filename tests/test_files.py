@@ -1,0 +1,98 @@
+"""Files and folders appear whole or not at all, whatever fails on the way."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from air_hf.files import atomic_file, atomic_folder, recover_folder, sha256, write_text
+
+
+def write_half(path):
+    with atomic_file(path) as unfinished:
+        unfinished.write_text("new")
+        raise ValueError("halfway")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="halfway"):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.txt"]
+    assert sha256(path) == hashlib.sha256(b"old").hexdigest()
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"b\.txt") as raised, atomic_file(tmp_path / "b.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def fill(folder, text):
+    (folder / "inside").mkdir()
+    (folder / "inside" / "file").write_text(text)
+
+
+def fill_half(path):
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "new")
+        raise KeyboardInterrupt
+
+
+def test_a_failed_fill_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "old")
+    with pytest.raises(KeyboardInterrupt):
+        fill_half(path)
+    assert (path / "inside" / "file").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "old")
+    replace = os.replace
+
+    def fail_at_the_new_one(source, target):
+        if os.fspath(source).endswith(".part"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_new_one)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(path) as unfinished:
+        fill(unfinished, "new")
+    assert (path / "inside" / "file").read_text() == "old"
+
+
+def test_a_kill_between_the_two_renames_costs_nothing(tmp_path):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "old")
+    code = f"""
+import os, signal
+from air_hf import files
+replace = os.replace
+def killed(source, target):
+    if os.fspath(source).endswith(".part"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = killed
+with files.atomic_folder({str(path)!r}) as unfinished:
+    (unfinished / "file").write_text("new")
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert not path.exists()
+    recover_folder(path)
+    assert (path / "inside" / "file").read_text() == "old"
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
