@@ -8,7 +8,7 @@ import re
 import warnings
 from importlib.metadata import entry_points
 
-PUZZLE_NAME = re.compile(r"([a-z][a-z0-9_]*)-([0-9]{1,5})x([0-9]{1,5})")
+PUZZLE_NAME = re.compile(r"([a-z][a-z0-9_]*)-([0-9]{1,9})x([0-9]{1,9})")
 FAMILY_GROUP = "air_hf.puzzles"  # the entry points by which other packages bring families
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3), 16: (4, 4)}  # rows and columns of a box of Sudoku
 DIGITS = "123456789ABCDEFG"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from support.training import make_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from air_hf import cli
 from air_hf.data import load_puzzles
 from air_hf.variants import VARIANTS
 
@@ -210,13 +211,24 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
         (["--init_from", "nowhere/at/all"], "checkpoint folder nowhere/at/all does not exist"),
     ],
 )
-def test_train_refuses(words, message, data, tmp_path):
-    done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data",
-               data, "--output_dir", tmp_path / "run", *TINY, *words, check=False)  # fmt: skip
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_train_refuses(words, message, data, tmp_path, capsys):
+    """In this process, where importing everything is paid for once; the script prints the same."""
+    command = ["train", "--config", "examples/configs/quickstart.yaml", "--train_data", data, "--output_dir",
+               tmp_path / "run", *TINY, *words]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in command])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
     assert not (tmp_path / "run").exists()
+
+
+def test_the_script_refuses_as_the_command_does(data, tmp_path):
+    done = run(sys.executable, "examples/train.py", "--config", "examples/configs/quickstart.yaml", "--train_data",
+               data, "--output_dir", tmp_path / "run", *TINY, "--variant", "Lx_G", check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "train.py: error: unknown variant 'Lx_G'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -235,3 +247,10 @@ def test_evaluate_refuses(checkpoint, puzzles, message, trained, data, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_evaluate_looks_at_its_output_first(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "--checkpoint", "sudoku-4x4", "--data", str(data), "--output", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "a folder; expected a file for the scores" in capsys.readouterr().err

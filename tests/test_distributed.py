@@ -86,7 +86,8 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_exactly(whole, tmp_path, victim):
     """SIGKILL for one of two: the other one ends at once, and says why; then the same command, bit for bit."""
     launcher = subprocess.Popen(launch(2, *command(whole, tmp_path)), **SETTING, stderr=subprocess.PIPE)

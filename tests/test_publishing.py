@@ -175,6 +175,7 @@ def published(hub, repository) -> dict[str, bytes]:
     return {path: data for path, data in hub.files("dataset", repository).items() if path != ".gitattributes"}
 
 
+@pytest.mark.slow
 def test_both_families_to_a_hub_and_back(tmp_path):
     """What `make hub-publish` and `make hub-load` run, in small."""
     for words in (["publish", tmp_path, "--train", 6, "--test", 3], ["load", tmp_path]):

@@ -41,6 +41,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     place = {} if args.revision is None else {"revision": args.revision}
+    if args.output is not None and args.output.is_dir():  # as the current folder is, which "" stands for
+        raise ValueError(f"--output is {str(args.output)!r}, a folder; expected a file for the scores")
     model = load_model(args.checkpoint, dtype=args.dtype, **place).to(_device(args.device))
     puzzle = puzzle_of(model.config)
     if args.dataset:

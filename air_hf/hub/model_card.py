@@ -54,7 +54,7 @@ _TEXT = """---
 ```bibtex
 @misc{{shen2026air,
   title = {{One Model, Two Roles: Emergent Specialization in a Shared Recurrent Transformer}},
-  author = {{Shen, Jucheng and Su, Wenyi and Kyrillidis, Anastasios}},
+  author = {{Shen, Jucheng and Su, Barbara and Kyrillidis, Anastasios}},
   year = {{2026}}, eprint = {{2605.17811}}, archivePrefix = {{arXiv}}, url = {{https://arxiv.org/abs/2605.17811}}
 }}
 @misc{{jolicoeur2025trm,
