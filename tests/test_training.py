@@ -314,3 +314,10 @@ def test_precision_is_chosen_by_the_units_of_the_cpu(monkeypatch, units, expecte
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
     assert precision_for("auto", "cpu") == expected
     assert [precision_for(given, "cpu") for given in ("no", "bf16", None)] == ["no", "bf16", None]
+
+
+def test_options_of_a_family_of_another_package():
+    recipe = Recipe(puzzle="toy-3x4", symbols="ab", family_options="rule=strict,bonus=")
+    assert recipe.puzzle_options == {"symbols": "ab", "rule": "strict", "bonus": ""}
+    with pytest.raises(ValueError, match="family_options is 'strict'; expected NAME=VALUE"):
+        Recipe(family_options="strict")

@@ -97,6 +97,9 @@ class Recipe:
     symmetries: Literal["none", "dihedral"] | None = _field(
         None, "grid: what turns a puzzle into another one of the same kind (default: none)", published=True
     )
+    family_options: str | None = _field(
+        None, "options of a family of another package, NAME=VALUE[,NAME=VALUE]", published=True
+    )
     train_limit: int = _field(
         0,
         "train on a random sample of this many puzzles, drawn with data_seed; 0 for all",
@@ -268,6 +271,7 @@ class Recipe:
             raise ValueError(f"batch_size ({self.batch_size}) is not a multiple of accumulation_steps ({steps})")
         if self.push_every and not self.push_to_hub:
             raise ValueError(f"push_every is {self.push_every}, but push_to_hub names no repository")
+        self.puzzle_options  # noqa: B018  (a bad one is named before anything is read)
         if self.images_per_puzzle and not self.augment:
             raise ValueError(f"images_per_puzzle is {self.images_per_puzzle}, but augment is off")
 
@@ -288,6 +292,11 @@ class Recipe:
     def puzzle_options(self) -> dict[str, str]:
         """What the family of `puzzle` is told besides its size."""
         options = {"symbols": self.symbols, "givens": self.givens, "symmetries": self.symmetries}
+        for pair in self.family_options.split(",") if self.family_options else ():
+            name, equals, value = pair.partition("=")
+            if not (name and equals):
+                raise ValueError(f"family_options is {self.family_options!r}; expected NAME=VALUE[,NAME=VALUE]")
+            options[name] = value
         return {name: value for name, value in options.items() if value is not None}
 
 
