@@ -5,21 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from support.training import ROOT, TINY_RUN, make_csv, rewrite_manifest
+from support.training import ROOT, TINY_RUN, make_csv, rewrite_manifest, small_learner, small_stream
 
-from air_hf.data import PuzzleSet, PuzzleStream
-from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError
-from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.checkpoint import STATE, TENSORS, check_manifest
 from air_hf.runs.facts import check_resumption, read_progress
@@ -43,15 +40,7 @@ def train(data, output, *words, largest_file: str = "unlimited") -> subprocess.C
     return subprocess.run(list(map(str, limited)), cwd=ROOT, capture_output=True, text=True)
 
 
-def make_stream(count: int = 40, seed: int = 0, batch_size: int = 8) -> PuzzleStream:
-    puzzle = get_puzzle("sudoku-4x4")
-    questions, answers = make_generator(puzzle).draw(count, np.random.default_rng(seed))
-    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), batch_size, seed=0, augment=True)
-
-
-def make_learner(model, **fields) -> Learner:
-    recipe = Recipe(**({"batch_size": 8, "max_steps": 100, "compile": "off"} | fields))
-    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
+make_learner = partial(small_learner, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +148,7 @@ DAMAGES = [
 def test_a_training_state_that_somebody_wrote_anew(make_model, tmp_path, changes, message):
     """The manifest says that it is as it should be; what is in it is looked at all the same."""
     learner = make_learner(make_model(), variant="Lx_H")
-    learner.train_step(make_stream().batch(0))
+    learner.train_step(small_stream(8).batch(0))
     save_checkpoint(learner, tmp_path / "checkpoint")
     if changes == {"numbers": {}}:
         numbers = json.loads((tmp_path / "checkpoint" / STATE).read_text())["numbers"]
@@ -183,7 +172,7 @@ def test_a_training_state_that_somebody_wrote_anew(make_model, tmp_path, changes
 )
 def test_tensors_that_somebody_wrote_anew(make_model, tmp_path, name, tensor, message):
     learner = make_learner(make_model(), variant="Lx_H")
-    learner.train_step(make_stream().batch(0))
+    learner.train_step(small_stream(8).batch(0))
     folder = tmp_path / "checkpoint"
     save_checkpoint(learner, folder)
     tensors = load_file(folder / TENSORS) | {name: tensor}
@@ -248,7 +237,7 @@ def test_another_precision_is_refused(make_model, launched, tmp_path):
 def test_memory_is_what_is_there(make_model, launched, tmp_path, variant, precision):
     """After a step: the tensors that stay, counted one by one, and the files of a checkpoint."""
     recipe = Recipe(batch_size=8, max_steps=100, compile="off")
-    learner, stream = Learner(make_model(variant), recipe, launched(precision)), make_stream()
+    learner, stream = Learner(make_model(variant), recipe, launched(precision)), small_stream(8)
     needs = estimate_memory(learner)
     gradients = []
     for parameter in learner.model.parameters():
@@ -281,7 +270,7 @@ def measure_activations(model, slots: int) -> int:
         return tensor.detach()  # itself would hold the graph that holds it
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = model.train()(**make_stream(batch_size=slots).batch(0), state=model.initial_state(slots))
+        output = model.train()(**small_stream(batch_size=slots).batch(0), state=model.initial_state(slots))
     assert output.loss.requires_grad  # the graph holds what it keeps, so that no address came up twice
     return sum(kept.values())
 

@@ -1,19 +1,18 @@
 """The optimisers as one object: groups, rates, clipping, and state that goes on exactly."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from support.training import rewrite_manifest
+from support.training import rewrite_manifest, small_learner, small_stream
 
-from air_hf.data import PuzzleSet, PuzzleStream
-from air_hf.dataset_builders.generate import make_generator
+from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError
-from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.checkpoint import TENSORS
-from air_hf.training import Learner, Recipe
+from air_hf.training import Recipe
 from air_hf.training.optimizers import OPTIMIZERS, GroupedOptimizer, weight_groups
 
 BATCH = 8
@@ -21,14 +20,10 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def stream() -> PuzzleStream:
-    puzzle = get_puzzle("sudoku-4x4")
-    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
-    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), BATCH, seed=0, augment=True)
+    return small_stream(BATCH)
 
 
-def make_learner(model, **fields) -> Learner:
-    recipe = Recipe(**({"batch_size": BATCH, "max_steps": 100, "compile": "off", "warmup_steps": 1} | fields))
-    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
+make_learner = partial(small_learner, batch_size=BATCH, warmup_steps=1)
 
 
 @pytest.mark.parametrize("variant", ["Lx_H-tanh", "hrm", "L2x_H2x-add", "trm-mlp"])

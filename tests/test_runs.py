@@ -9,26 +9,23 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
-from support.training import ROOT, TINY_RUN, make_csv
+from support.training import ROOT, TINY_RUN, make_csv, small_learner, small_stream
 
 import air_hf.evaluation
 from air_hf.cli import main
-from air_hf.data import PuzzleSet, PuzzleStream
-from air_hf.dataset_builders.generate import make_generator
+from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError
-from air_hf.puzzles import get_puzzle
 from air_hf.runs import save_checkpoint
 from air_hf.runs.checkpoint import MANIFEST, check_manifest
 from air_hf.runs.folder import RunFolder
 from air_hf.runs.interruption import Interruption
-from air_hf.training import Learner, NonFiniteError, Recipe
+from air_hf.training import Learner, NonFiniteError
 
 TINY = [*TINY_RUN, "--batch_size", "8", "--max_steps", "24", "--save_every", "2", "--eval_every", "12",
         "--log_every", "5", "--resume_from", "latest"]  # fmt: skip
@@ -372,14 +369,10 @@ def test_a_run_is_not_mixed_with_another(make_model, tmp_path):
 
 @pytest.fixture(scope="module")
 def stream() -> PuzzleStream:
-    puzzle = get_puzzle("sudoku-4x4")
-    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
-    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), 12, seed=0, augment=True)
+    return small_stream(12)
 
 
-def make_learner(model, **fields) -> Learner:
-    recipe = Recipe(**({"batch_size": 12, "max_steps": 100, "compile": "off"} | fields))
-    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
+make_learner = partial(small_learner, batch_size=12)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from support.training import small_learner, small_stream
 
-from air_hf.data import PuzzleSet, PuzzleStream
-from air_hf.dataset_builders.generate import make_generator
+from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
-from air_hf.puzzles import get_puzzle
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
 from air_hf.training import Learner, Recipe, precision_for
@@ -26,14 +26,10 @@ BATCH = 12
 
 @pytest.fixture(scope="module")
 def stream() -> PuzzleStream:
-    puzzle = get_puzzle("sudoku-4x4")
-    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
-    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), BATCH, seed=0, augment=True)
+    return small_stream(BATCH)
 
 
-def make_learner(model, **fields) -> Learner:
-    recipe = Recipe(**({"batch_size": BATCH, "max_steps": 100, "compile": "off"} | fields))
-    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
+make_learner = partial(small_learner, batch_size=BATCH)
 
 
 def test_refill_touches_halted_slots_only(make_model, stream):

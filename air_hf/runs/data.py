@@ -61,7 +61,7 @@ class Source:
 
 def load_files(path: str, puzzle: str | Puzzle | None, split: str, options: dict[str, str] | None = None) -> Source:
     """Puzzles of a CSV file, or of `{split}.csv` of a folder; see [`load_puzzles`]."""
-    return Source(load_puzzles(path, puzzle, split, **({"options": options} if options else {})), split=split)
+    return Source(load_puzzles(path, puzzle, split, options), split=split)
 
 
 def load_dataset(
@@ -73,11 +73,10 @@ def load_dataset(
     options: dict[str, str] | None = None,
 ) -> Source:
     """Puzzles of a data set on the Hub, at a commit that is recorded, or of a folder that `air-hf data build` made."""
-    more = {"options": options} if options else {}
     if Path(name).exists():
-        return Source(load_published(name, config, split, revision, puzzle, **more), split=split)
+        return Source(load_published(name, config, split, revision, puzzle, options), split=split)
     revision = _commit(name, revision)
-    puzzles = load_published(name, config, split, revision, puzzle, **more)
+    puzzles = load_published(name, config, split, revision, puzzle, options)
     return Source(puzzles, name, config, revision, split)
 
 

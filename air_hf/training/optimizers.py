@@ -129,9 +129,9 @@ class GroupedOptimizer:
     @property
     def state_size(self) -> int:
         """Bytes that the optimisers keep once they have stepped, but for a few counters."""
-        copies = {"AdamAtan2": 2, "AdamW": 2, "Muon": 1}  # moments of each weight
+        copies = {"AdamAtan2": 2, "AdamW": 2, "Muon": 1, "PrefixSignSGD": 0}  # moments of each weight
         return sum(
-            copies.get(name, 0) * parameter.nbytes
+            copies[name] * parameter.nbytes
             for name, part in self.parts.items()
             for group in part.param_groups
             for parameter in group["params"]

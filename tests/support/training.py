@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
-from air_hf.dataset_builders.generate import generate_split, write_split
+import numpy as np
+from accelerate import Accelerator
+
+from air_hf.data import PuzzleSet, PuzzleStream
+from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
 from air_hf.files import sha256
+from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import get_puzzle
 from air_hf.runs.checkpoint import MANIFEST
+from air_hf.training import Learner, Recipe
 
 ROOT = Path(__file__).parents[2]
 # The words of a run of a tiny model in float32; a word given again overrides.
@@ -36,3 +42,16 @@ def rewrite_manifest(checkpoint: Path) -> None:
     manifest = checkpoint / MANIFEST
     names = [path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()]
     manifest.write_text(json.dumps({name: sha256(checkpoint / name) for name in names if name != MANIFEST}))
+
+
+def small_stream(batch_size: int) -> PuzzleStream:
+    """Batches of 40 minimal 4x4 Sudokus."""
+    puzzle = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(puzzle).draw(40, np.random.default_rng(0))
+    return PuzzleStream(PuzzleSet(puzzle, questions, answers, "generated"), batch_size, seed=0, augment=True)
+
+
+def small_learner(model: AIRForPuzzleSolving, **fields) -> Learner:
+    """A model in training in this process, uncompiled, in float32; `fields` are the recipe's."""
+    recipe = Recipe(**({"max_steps": 100, "compile": "off"} | fields))
+    return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
