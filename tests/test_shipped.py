@@ -1,6 +1,8 @@
 """The checkpoints that come with the package: small, whole, found by name, and right on a board."""
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,20 @@ def test_it_solves_the_example_of_its_training(name, capsys):
     status, text = solve(capsys, "--model", name, board)
     assert status == 0, text
     assert text.startswith("solved")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_snippets_of_a_card_run_in_its_folder(name, monkeypatch, capsys, tmp_path):
+    folder = shipped_checkpoints()[name]
+    monkeypatch.chdir(folder)
+    snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        (tmp_path / "snippet.py").write_text(snippet)
+        runpy.run_path(str(tmp_path / "snippet.py"))
+    answer, checked = capsys.readouterr().out.strip().splitlines()
+    assert answer in checked
+    assert "'valid': True" in checked
 
 
 def test_a_board_chooses_its_model(capsys, tmp_path):

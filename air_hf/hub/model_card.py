@@ -71,29 +71,30 @@ _TEXT = """---
 ```
 """
 _USE = """```python
-from transformers import AutoModel, AutoTokenizer
+{imports}from transformers import AutoModel, AutoTokenizer
 
-model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{repository}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=False)
 board = {board}
 ids = tokenizer(board, return_tensors="pt").input_ids
 print(tokenizer.decode(model.solve(ids).sequences[0]))
 ```
 
-The model's code is in this repository: look at it, and pin what you have looked at with `revision=`. Where `air_hf` is
-imported before, its own code is used, and `trust_remote_code=True` can be left out. Or in one line, with the answer
-checked by the rules:
+{code} Or in one line, with the answer checked by the rules:
 
 ```python
-from transformers import pipeline
+{imports}from transformers import pipeline
 
-solver = pipeline("puzzle-solving", model="{repository}", trust_remote_code=True)
+solver = pipeline("puzzle-solving", model="{repository}"{trust})
 board = {board}
 print(solver(board))
 ```
 
 A board is written row by row: {symbols}.
 {shell}"""
+_OWN_CODE = """The model's code is in this repository: look at it, and pin what you have looked at with `revision=`.
+Where `air_hf` is imported before, its own code is used, and `trust_remote_code=True` can be left out."""
+_NO_CODE = "The code is in the package `air_hf`; `air-hf publish` adds it to what it publishes."
 _SHELL = """From a shell, where `air_hf` is installed:
 
 ```console
@@ -165,7 +166,7 @@ def write_model_card(
         name=name,
         summary=_summary(config, puzzle, records, variant, options),
         board=_drawing(puzzle, example),
-        use=_use(repository or ".", puzzle, example),
+        use=_use(repository or ".", puzzle, example, (folder / "modeling_air.py").is_file()),
         place=_place(config, variant),
         architecture=_architecture(config),
         training=_training(without_paths(records.training), has_curve),
@@ -280,14 +281,22 @@ def _drawing(puzzle: Puzzle | None, example: str | None) -> str:
     return "\n".join(["```text", *(line.rstrip() for line in lines), "```", "", ""])
 
 
-def _use(repository: str, puzzle: Puzzle | None, example: str | None) -> str:
+def _use(repository: str, puzzle: Puzzle | None, example: str | None, has_code: bool) -> str:
     if puzzle is None:
         return _USE_WITHOUT_SYMBOLS.format(repository=repository)
     board, shell = repr(example), _SHELL.format(repository=repository, board=shlex.quote(example))
     if len(example) > _LONGEST_LINE:
         rows = [example[start : start + puzzle.columns] for start in range(0, len(example), puzzle.columns)]
         board, shell = "\n".join(["(", *(f"    {row!r}" for row in rows), ")"]), ""
-    return _USE.format(repository=repository, board=board, symbols=puzzle.symbols_help, shell=shell)
+    return _USE.format(
+        repository=repository,
+        board=board,
+        symbols=puzzle.symbols_help,
+        shell=shell,
+        imports="" if has_code else "import air_hf\n",
+        trust=", trust_remote_code=True" if has_code else "",
+        code=_OWN_CODE if has_code else _NO_CODE,
+    )
 
 
 def _place(config: AIRConfig, variant: str) -> str:
