@@ -61,6 +61,11 @@ class PuzzleGenerator(ABC):
     def wanted(self) -> str:
         """What a puzzle is asked to have, in words."""
 
+    @classmethod
+    def showcase(cls, puzzle: Puzzle) -> dict[str, dict]:
+        """A few kinds of boards to show first, from easy to hard: the options of each, by its name."""
+        return {"one": {}, "two": {}, "three": {}}
+
     def draw_one(self, rng: np.random.Generator, on_attempt: Callable[[], None] = lambda: None):
         """A question and its answer, see [`PuzzleGenerator.try_once`]; `on_attempt` is called before every try.
 

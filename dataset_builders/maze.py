@@ -81,6 +81,11 @@ class MazeGenerator(PuzzleGenerator):
         answer[path] = PATH
         return question, answer
 
+    @classmethod
+    def showcase(cls, puzzle: Maze) -> dict[str, dict]:
+        far = {"min_path_cells": puzzle.rows + puzzle.columns // 2}
+        return {"one": far, "two": far, "three": far}
+
     def wanted(self) -> str:
         kind = "only one shortest path, of" if self.unique else "a shortest path of"
         return f"{kind} {self.min_path_cells} cells and a wall share of {self.wall_share}"

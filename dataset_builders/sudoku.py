@@ -65,6 +65,12 @@ class SudokuGenerator(PuzzleGenerator):
         hard = not self.min_rating or self.rate(question) >= self.min_rating
         return (question, answer) if self.clues in (None, given.sum()) and hard else None
 
+    @classmethod
+    def showcase(cls, puzzle: Sudoku) -> dict[str, dict]:
+        if puzzle.n != 9:  # smaller ones are easy even if minimal, larger ones take long to draw
+            return super().showcase(puzzle)
+        return {"36 clues": {"clues": 36}, "30 clues": {"clues": 30}, "minimal": {}, "minimal 2": {}}
+
     def wanted(self) -> str:
         return f"clues {self.clues or 'minimal'} and a rating of at least {self.min_rating}"
 

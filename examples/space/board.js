@@ -64,7 +64,7 @@ export class Board {
       const cell = this.cells[index];
       cell.className = states.join(" ");
       cell.dataset.symbol = id;
-      cell.textContent = this.puzzle.isHeldBack(id) || this.puzzle.family === "maze" ? "" : this.puzzle.symbolName(id);
+      cell.textContent = this.puzzle.showsSymbols && !this.puzzle.isHeldBack(id) ? this.puzzle.symbolName(id) : "";
       cell.style.setProperty("--share", share.toFixed(2));
       cell.style.setProperty("--heat", (heat ?? 0).toFixed(3));
       cell.setAttribute("aria-selected", Boolean(chosen));

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from air_hf.dataset_builders.generate import make_generator
+from air_hf.dataset_builders.generate import generator_class, make_generator
 from air_hf.export import MANIFEST, export_checkpoint
 from air_hf.files import atomic_folder, write_text
 from air_hf.modeling import AIRConfig
@@ -69,15 +69,11 @@ def _drop_duplicates(export: Path) -> None:
 
 def _examples(puzzle: Puzzle) -> list[dict[str, str]]:
     """Questions to begin with, from easy to hard."""
-    if puzzle.family not in ("sudoku", "maze"):
+    generator = generator_class(type(puzzle))
+    if generator is None:
         return [{"name": "example", "board": puzzle.example}]
-    kinds = {"one": {}, "two": {}, "three": {}}
-    if puzzle.name == "sudoku-9x9":
-        kinds = {"30 clues": {"clues": 30}, "36 clues": {"clues": 36}, "minimal": {}, "minimal 2": {}}
-    elif puzzle.family == "maze":
-        shortest = puzzle.rows + puzzle.columns // 2
-        kinds = {name: {"min_path_cells": shortest} for name in ("one", "two", "three")}
     rng = np.random.default_rng(2605)
+    kinds = generator.showcase(puzzle)
     boards = {name: make_generator(puzzle, **options).draw(1, rng)[0][0] for name, options in kinds.items()}
     return [{"name": name, "board": puzzle.format(board)} for name, board in boards.items()]
 

@@ -342,10 +342,7 @@ function showQuestion() {
 let editing = 0;
 function editCell(cell, id) {
   if (question[cell] === id) return;
-  const edited = Uint8Array.from(question);
-  if (puzzle.family === "maze" && id > 2) edited.forEach((other, where) => other === id && (edited[where] = 2)); // one S, one G
-  edited[cell] = id;
-  question = edited;
+  question = puzzle.edit(question, cell, id);
   showQuestion();
   clearTimeout(editing);
   editing = setTimeout(() => ((view.frame = view.attempt = null), setQuestion(question)), 350);
@@ -360,7 +357,7 @@ function chooseQuestionCell(cell) {
 
 function typeSymbol(cell, key) {
   const erased = key === "Backspace" || key === "Delete";
-  const id = erased ? puzzle.editable()[puzzle.family === "maze" ? 1 : 0] : key.length === 1 ? puzzle.idOf(puzzle.clean(key) || key) || puzzle.idOf(key.toUpperCase()) : 0;
+  const id = erased ? puzzle.erasedId : key.length === 1 ? puzzle.idOf(puzzle.clean(key) || key) || puzzle.idOf(key.toUpperCase()) : 0;
   if (!puzzle.editable().includes(id)) return false;
   questionCell = cell;
   editCell(cell, id);
@@ -509,7 +506,7 @@ $("paste").onsubmit = (event) => {
   }
 };
 $("text").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && puzzle?.family !== "maze") {
+  if (event.key === "Enter" && !event.shiftKey && !puzzle?.drawsWithBrush) {
     event.preventDefault();
     $("paste").requestSubmit();
   }
