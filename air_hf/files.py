@@ -39,6 +39,23 @@ def write_text(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Adds to a file in UTF-8, the whole text or nothing of it.
+
+    Raises:
+        OSError: it cannot be written; its `filename` is `path`.
+    """
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        data = text.encode()
+        try:
+            if (written := file.write(data)) < len(data):  # the disk is full; the next write says so
+                file.write(data[written:])
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; when the block ends well it is flushed and replaces `path`.

@@ -131,19 +131,16 @@ class SolveConfig:
         """Whether the rules take part in solving."""
         return "verifier" in (self.early_exit, self.select)
 
-    def save(self, folder: str | Path, **facts) -> None:
-        """Writes what differs from the defaults, and facts about how it was chosen, to `solve_config.json`."""
+    def to_json(self, **facts) -> str:
+        """The text of `solve_config.json`: what differs from the defaults, and facts about how it was chosen."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed = {field.name: values[field.name] for field in dataclasses.fields(self)
                    if values[field.name] != field.default}  # fmt: skip
-        text = json.dumps(changed | ({"calibration": facts} if facts else {}), indent=2)
-        unfinished = Path(folder, f".{SOLVE_CONFIG}.part")
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(Path(folder, SOLVE_CONFIG))
+        return json.dumps(changed | ({"calibration": facts} if facts else {}), indent=2) + "\n"
 
     @classmethod
     def load(cls, source: str | Path, **place) -> "SolveConfig":
-        """What [`save`] left in a checkpoint folder or repository; the defaults where there is nothing.
+        """What is written in a checkpoint folder or repository; the defaults where there is nothing.
 
         Raises:
             CheckpointError: the file is no JSON object, or holds an unknown name or a bad value.

@@ -16,12 +16,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from support.training import ROOT, TINY_RUN, make_csv, rewrite_manifest, small_learner, small_stream
 
+from air_hf.files import append_text
 from air_hf.hub import CheckpointError
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.checkpoint import STATE, TENSORS, check_manifest
 from air_hf.runs.facts import check_resumption, read_progress
 from air_hf.runs.processes import check_same_step, is_lost_process
-from air_hf.runs.records import append_line
 from air_hf.training import Learner, Recipe, estimate_memory
 from air_hf.training.memory import estimate_activations
 
@@ -201,11 +201,11 @@ def test_records_of_a_run_that_somebody_wrote_anew(tmp_path, changes, message):
 def test_a_full_disk_while_a_line_is_written(tmp_path):
     """/dev/full is a disk without room; what a limit on the size of files lets through of a line is taken back."""
     path = tmp_path / "metrics.jsonl"
-    append_line(path, "first")
+    append_text(path, "first\n")
     code = (
         f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from pathlib import Path\n"
-        f"from air_hf.runs.records import append_line; resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))\n"
-        f"append_line(Path({str(path)!r}), 'second')"
+        f"from air_hf.files import append_text; resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))\n"
+        f"append_text(Path({str(path)!r}), 'second\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"File too large: '{path}'" in done.stderr

@@ -50,6 +50,17 @@ print(json.dumps(answers))
 )
 
 
+SAVED_AND_PUSHED = """
+import sys
+from air_hf import AIRForPuzzleSolving, variant_config
+from air_hf.solving import SolveConfig
+model = AIRForPuzzleSolving(variant_config("Lx_H", hidden_size=16, num_attention_heads=2, seq_len=16, vocab_size=6))
+model.solve_config = SolveConfig(max_segments=3)
+model.save_pretrained(sys.argv[1], push_to_hub=True, repo_id="alice/model", private=True)
+assert AIRForPuzzleSolving.from_pretrained("alice/model").solve_config.max_segments == 3
+"""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_csv(tmp_path_factory.mktemp("data"), train=1000, test=40)
@@ -60,6 +71,11 @@ def train(hub, home, data, output, variant, *words) -> subprocess.CompletedProce
         hub, home, sys.executable, "-m", "accelerate.commands.launch", "examples/train.py", *TINY,
         "--train_data", data, "--output_dir", output, "--variant", variant, *words,
     )  # fmt: skip
+
+
+def test_a_model_that_is_pushed_as_it_is_saved_takes_along_how_it_solves(hub, tmp_path):
+    run(hub, tmp_path / "home", sys.executable, "-c", SAVED_AND_PUSHED, tmp_path / "model")
+    assert json.loads(hub.files("model", "alice/model")["solve_config.json"]) == {"max_segments": 3}
 
 
 def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):

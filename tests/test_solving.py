@@ -350,7 +350,7 @@ def test_no_verifier_no_symmetries_no_slots(make_model, ids):
 
 def test_the_plan_travels_with_the_checkpoint(model, checkpoint, ids, tmp_path):
     config = SolveConfig(early_exit="q_halt", q_halt_threshold=median_threshold(model, ids))
-    config.save(checkpoint, puzzles=40)
+    (checkpoint / SOLVE_CONFIG).write_text(config.to_json(puzzles=40))
     try:
         loaded = load_model(checkpoint, dtype=torch.float64)
         assert loaded.solve_config == config

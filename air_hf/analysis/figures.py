@@ -4,8 +4,10 @@ z_H is blue and z_L orange throughout, which the colour-blind tell apart; a wron
 hatched, so that no picture of a board needs colour to be read.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
@@ -200,12 +202,13 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
         axes.set_ylabel("open cells\nright, %", fontsize=9)
         axes.set_xlabel(f"segment {moment.segment}, update {moment.level}{moment.index}", fontsize=11)
 
-    with matplotlib.rc_context(STYLE), atomic_file(path) as unfinished:
+    with matplotlib.rc_context(STYLE), TemporaryDirectory() as folder, atomic_file(path) as unfinished:
         grid = figure.subplot_mosaic("HL;cc", height_ratios=(4.2, 1))
         order = [*frames, *[frames[-1]] * 4]  # rests on the end before it begins again
         animation = FuncAnimation(figure, draw, frames=order, interval=1000 * _GIF_SECONDS)
-        animation.save(unfinished.with_suffix(".gif"), writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=110)
-        unfinished.with_suffix(".gif").replace(unfinished)
+        drawn = Path(folder, "drawn.gif")  # the writer knows the format by its ending
+        animation.save(drawn, writer=PillowWriter(fps=1 / _GIF_SECONDS), dpi=110)
+        shutil.copyfile(drawn, unfinished)
     return path
 
 

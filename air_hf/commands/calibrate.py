@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from air_hf.data import load_puzzles
+from air_hf.files import write_text
 from air_hf.hub import load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
 from air_hf.puzzles import puzzle_of
@@ -43,7 +44,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     draw_calibration(found, f"{puzzles.puzzle.name}, {len(puzzles):,} puzzles", folder / "images" / CURVE)
-    config.save(folder, **_facts(found, puzzles.source, len(puzzles), args.tolerance))
+    write_text(folder / SOLVE_CONFIG, config.to_json(**_facts(found, puzzles.source, len(puzzles), args.tolerance)))
     segments = len(found.accuracies_by_segment)
     print(f"{segments} segments:            exact {found.exact_without:.1%} of {len(puzzles):,} puzzles")
     print(f"q_halt > {found.threshold:<10.2f}       exact {found.exact:.1%} after {found.mean_segments:.2f} segments")

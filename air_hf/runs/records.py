@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from air_hf.evaluation import EvaluationResult
-from air_hf.files import write_text
+from air_hf.files import append_text, write_text
 
 METRICS, EVALUATIONS = RECORDS = ("metrics.jsonl", "evaluations.jsonl")
 _MOST_POINTS = 400
@@ -97,24 +97,7 @@ class RunRecords:
 
     def _append(self, name: str, record: dict) -> None:
         if self._accelerator.is_main_process:
-            append_line(self._output / name, json.dumps(record))
-
-
-def append_line(path: Path, line: str) -> None:
-    """Adds a line to a file, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; its `filename` is `path`.
-    """
-    with open(path, "ab", buffering=0) as file:
-        before = file.tell()
-        data = (line + "\n").encode()
-        try:
-            if file.write(data) < len(data):  # the disk is full; the next write says so
-                file.write(data)
-        except OSError as error:
-            file.truncate(before)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+            append_text(self._output / name, json.dumps(record) + "\n")
 
 
 def read_curves(output: Path) -> dict[str, list]:

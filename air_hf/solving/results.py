@@ -6,12 +6,11 @@ Several processes write a file each, taking boards in turn, and the first one jo
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
-from air_hf.files import atomic_file
+from air_hf.files import append_text, atomic_file
 from air_hf.puzzles.reading import DataError
 from air_hf.solving.stream import Result, Row, read_records
 
@@ -119,16 +118,10 @@ class Journal:
 
     def append(self, results: Iterator[Result]) -> Iterator[Result]:
         """Writes each result as it comes, so that what is solved is kept whatever happens next, and passes it on."""
-        with ExitStack() as stack:
-            file = None
-            for result in results:
-                if file is None:
-                    file = stack.enter_context(open(self.path, "a", encoding="utf-8", newline=""))
-                    if not file.tell():
-                        file.write(format_row(COLUMNS))
-                file.write(format_row(list(result)))
-                file.flush()
-                yield result
+        for result in results:
+            header = "" if self.path.exists() else format_row(COLUMNS)
+            append_text(self.path, header + format_row(list(result)))
+            yield result
 
     def _cut_unfinished(self) -> None:
         """Cuts off what follows the last complete row: a line end after an even number of quotation marks.

@@ -6,14 +6,16 @@ Three groups: the *matrices* inside the networks, the *other* weights (embedding
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from adam_atan2_pytorch import AdamAtan2
 from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving
-from air_hf.training.recipe import Recipe
+
+if TYPE_CHECKING:  # a recipe reads off this module which optimisers there are
+    from air_hf.training.recipe import Recipe
 
 
 class PrefixSignSGD(torch.optim.Optimizer):
@@ -57,17 +59,17 @@ def weight_groups(model: AIRForPuzzleSolving) -> dict[str, Weights]:
     return groups
 
 
-def _adam_atan2(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+def _adam_atan2(recipe: "Recipe", groups: list[dict]) -> torch.optim.Optimizer:
     """Scale-free Adam (arXiv 2407.05872), the published recipes' optimiser."""
     return AdamAtan2(groups, lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2))
 
 
-def _adamw(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+def _adamw(recipe: "Recipe", groups: list[dict]) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (arXiv 1711.05101)."""
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2))
 
 
-def _muon(recipe: Recipe, groups: list[dict]) -> torch.optim.Optimizer:
+def _muon(recipe: "Recipe", groups: list[dict]) -> torch.optim.Optimizer:
     """Orthogonalised momentum, scaled to the size of AdamW's updates (arXiv 2502.16982), so rates carry over."""
     lr = recipe.learning_rate if recipe.muon_learning_rate is None else recipe.muon_learning_rate
     return torch.optim.Muon(groups, lr=lr, momentum=recipe.muon_momentum, adjust_lr_fn="match_rms_adamw")
@@ -81,6 +83,15 @@ OPTIMIZERS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+def _count_copies(make: Callable, recipe: "Recipe") -> int:
+    """Tensors of a weight's size that an optimiser keeps of it, as a step on a small one shows."""
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros_like(weight)
+    part = make(recipe, [{"params": [weight]}])
+    part.step()
+    return sum(torch.is_tensor(value) and value.shape == weight.shape for value in part.state[weight].values())
+
+
 class GroupedOptimizer:
     """What updates a model's weights: one object, whatever is inside.
 
@@ -90,17 +101,20 @@ class GroupedOptimizer:
 
     Attributes:
         parts (`dict[str, torch.optim.Optimizer]`): the optimisers inside, by their class's name.
+        state_size (`int`): bytes that they keep once they have stepped, but for a few counters.
     """
 
-    def __init__(self, model: AIRForPuzzleSolving, recipe: Recipe):
+    def __init__(self, model: AIRForPuzzleSolving, recipe: "Recipe"):
         groups = weight_groups(model)
         self.max_grad_norm = recipe.max_grad_norm
         self._clipped = [*groups["matrices"].values(), *groups["others"].values()]
         decays = {"matrices": recipe.weight_decay, "others": recipe.weight_decay if recipe.decay == "all" else 0.0}
         members: dict[Callable, list[dict]] = {}
+        self.state_size = 0
         for name, make in zip(("matrices", "others"), OPTIMIZERS[recipe.optimizer], strict=True):
             group = {"params": list(groups[name].items()), "weight_decay": decays[name]}
             members.setdefault(make, []).append(group)
+            self.state_size += _count_copies(make, recipe) * sum(weight.nbytes for weight in groups[name].values())
         parts = [make(recipe, groups) for make, groups in members.items()]
         if groups["prefix"]:
             prefix = list(groups["prefix"].items())
@@ -125,17 +139,6 @@ class GroupedOptimizer:
             group["lr"] = group["initial_lr"] * lr_ratio
         for part in self.parts.values():
             part.step(used_ids) if isinstance(part, PrefixSignSGD) else part.step()
-
-    @property
-    def state_size(self) -> int:
-        """Bytes that the optimisers keep once they have stepped, but for a few counters."""
-        copies = {"AdamAtan2": 2, "AdamW": 2, "Muon": 1, "PrefixSignSGD": 0}  # moments of each weight
-        return sum(
-            copies[name] * parameter.nbytes
-            for name, part in self.parts.items()
-            for group in part.param_groups
-            for parameter in group["params"]
-        )
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers by `part.parameter.quantity`, from each part's own `state_dict`."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from air_hf.training.optimizers import OPTIMIZERS
+
 
 class Range(NamedTuple):
     """The values a field may have.
@@ -156,7 +158,7 @@ class Recipe:
         _POSITIVE,
         may_change=True,
     )
-    optimizer: Literal["adam_atan2", "adamw", "muon"] = _field(
+    optimizer: Literal[tuple(OPTIMIZERS)] = _field(
         "adam_atan2",
         "of all weights but the prefix table; muon: of the matrices, and adamw of the rest",
         published=True,
