@@ -136,7 +136,7 @@ DAMAGES = [
     ({"step": True}, "step is 'True'; expected int"),
     ({"skipped": None}, "skipped is 'None'; expected int"),
     ({"arguments": []}, "arguments is '[]'; expected dict"),
-    ({"arguments": {}}, "was trained with variant=None; this run has 'Lx_H'"),
+    ({"arguments": {}}, "was trained with batch_size=None; this run has 8"),
     ({"numbers": {"x": "1"}}, "x is '1'; expected a number"),
     ({"numbers": {}}, "of some weights"),
     ({"numbers": {"x.y": 1}}, "state of the optimiser: x.y is no state of AdamAtan2, PrefixSignSGD"),

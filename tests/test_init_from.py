@@ -11,6 +11,7 @@ from air_hf.cli import main
 from air_hf.hub import CheckpointError, load_model
 from air_hf.runs import load_checkpoint
 from air_hf.runs.data import load_files
+from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.start import make_config, take_weights
 from air_hf.training import Learner, Recipe
 
@@ -45,10 +46,10 @@ def test_the_model_is_that_of_the_checkpoint(make_model, tmp_path):
     """But for what is said: nobody has to repeat the fields of a model that is there."""
     make_model("L_H2x", hidden_size=64).save_pretrained(tmp_path / "model")
     puzzles = load_files(str(make_csv(tmp_path / "data", train=4, test=2)), None, "train").puzzles
-    recipe, config = make_config(Recipe(init_from=str(tmp_path / "model")), {"max_segments": 7}, puzzles)
+    recipe, config = make_config(RunRecipe(init_from=str(tmp_path / "model")), {"max_segments": 7}, puzzles)
     assert recipe.variant == "L_H2x"
     assert (config.hidden_size, config.max_segments, config.h_injections) == (64, 7, 2)
-    recipe, config = make_config(Recipe(), {}, puzzles)
+    recipe, config = make_config(RunRecipe(), {}, puzzles)
     assert (recipe.variant, config.hidden_size) == ("Lx_H", 512)
 
 

@@ -17,6 +17,7 @@ from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
+from air_hf.runs.recipe import RunRecipe
 from air_hf.training import Learner, Recipe, precision_for
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
@@ -243,8 +244,8 @@ def test_recipes_of_another_encoding(encoding, tmp_path, capsys):
 
 def test_fields_describe_themselves():
     """Nothing that is only on one machine is published, and what decides the weights may not change on resume."""
-    recipe = Recipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
-    assert all(entry.metadata["help"] for entry in dataclasses.fields(Recipe))
+    recipe = RunRecipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
+    assert all(entry.metadata["help"] for entry in dataclasses.fields(RunRecipe))
     private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub"}
     assert not private & recipe.marked("published").keys()
     assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
@@ -264,7 +265,7 @@ def test_fields_describe_themselves():
 )
 def test_recipes_made_in_python(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        Recipe(**fields)
+        RunRecipe(**fields)
 
 
 def test_checkpoint_holds_the_averaged_weights(make_model, stream, tmp_path):
@@ -313,7 +314,7 @@ def test_precision_is_chosen_by_the_units_of_the_cpu(monkeypatch, units, expecte
 
 
 def test_options_of_a_family_of_another_package():
-    recipe = Recipe(puzzle="toy-3x4", symbols="ab", family_options="rule=strict,bonus=")
+    recipe = RunRecipe(puzzle="toy-3x4", symbols="ab", family_options="rule=strict,bonus=")
     assert recipe.puzzle_options == {"symbols": "ab", "rule": "strict", "bonus": ""}
     with pytest.raises(ValueError, match="family_options is 'strict'; expected NAME=VALUE"):
-        Recipe(family_options="strict")
+        RunRecipe(family_options="strict")

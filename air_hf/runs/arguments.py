@@ -11,7 +11,8 @@ import yaml
 
 from air_hf.modeling import AIRConfig
 from air_hf.recipes import get_recipe, recipe_names
-from air_hf.training.recipe import Recipe, plain_type
+from air_hf.runs.recipe import RunRecipe
+from air_hf.training.fields import plain_type
 
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -43,9 +44,9 @@ def _truth(word: str) -> bool:
 
 def _options() -> dict[str, _Option]:
     """Every field of a recipe and, where it is not read off the data, of a model."""
-    hints = typing.get_type_hints(Recipe)
+    hints = typing.get_type_hints(RunRecipe)
     options = {}
-    for entry in dataclasses.fields(Recipe):
+    for entry in dataclasses.fields(RunRecipe):
         default = "" if entry.default is None else f" (default: {entry.default})"
         options[entry.name] = _option(hints[entry.name], entry.metadata["help"] + default)
     for name, hint in AIRConfig.__annotations__.items():
@@ -65,7 +66,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[Recipe, dict[str, Any]]:
+def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[RunRecipe, dict[str, Any]]:
     """The recipe that a command line means.
 
     Args:
@@ -81,8 +82,8 @@ def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[Reci
     """
     words = {name: value for name, value in vars(typed).items() if name != "config"}
     fields = (_read_file(typed.config) if typed.config is not None else {}) | words
-    known = {entry.name for entry in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in fields.items() if name in known})
+    known = {entry.name for entry in dataclasses.fields(RunRecipe)}
+    recipe = RunRecipe(**{name: value for name, value in fields.items() if name in known})
     if with_data:
         _check_data(recipe)
     if recipe.train_data and recipe.test_data is None:
@@ -90,7 +91,7 @@ def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[Reci
     return recipe, {name: value for name, value in fields.items() if name not in known}
 
 
-def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[Recipe, dict[str, Any]]:
+def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[RunRecipe, dict[str, Any]]:
     """[`read_recipe`] of a command line, that of the process if None.
 
     Raises:
@@ -105,7 +106,7 @@ def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[
         parser.error(str(error))
 
 
-def _check_data(recipe: Recipe) -> None:
+def _check_data(recipe: RunRecipe) -> None:
     train_data, test_data = recipe.train_data, recipe.test_data
     if recipe.dataset:
         if train_data:

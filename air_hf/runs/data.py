@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from air_hf.data import PuzzleSet, load_published, load_puzzles
 from air_hf.evaluation import bare_name
 from air_hf.puzzles import Puzzle
-from air_hf.training import Recipe
+from air_hf.runs.recipe import RunRecipe
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _commit(name: str, revision: str | None) -> str | None:
         return revision  # loading will say what is wrong with the name, if anything is
 
 
-def load_data(recipe: Recipe) -> tuple[Source, Source]:
+def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
     """Train and test puzzles, sampled as the recipe asks."""
     options = recipe.puzzle_options
     if recipe.dataset:

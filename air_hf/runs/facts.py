@@ -16,12 +16,12 @@ from air_hf.hub import TRAINING_FACTS, CheckpointError
 from air_hf.hub.loading import find_file
 from air_hf.hub.records import read_records
 from air_hf.runs.data import Source
-from air_hf.training import Recipe
+from air_hf.runs.recipe import RunRecipe
 
 _LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
 
 
-def run_facts(recipe: Recipe, train: Source, test: Source, accelerator: Accelerator) -> dict[str, Any]:
+def run_facts(recipe: RunRecipe, train: Source, test: Source, accelerator: Accelerator) -> dict[str, Any]:
     """What is known when a run starts: recipe, data, hardware and versions; no path of this machine."""
     device = accelerator.device
     if device.type == "cuda":
@@ -86,7 +86,7 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
         )
     arguments = facts["arguments"]
     pairs = {name: (before[name], facts[name]) for name in ("processes", "hardware")}
-    rounding = Recipe().marked("rounds").keys() & arguments.keys()
+    rounding = RunRecipe().marked("rounds").keys() & arguments.keys()
     pairs |= {name: (before["arguments"].get(name), arguments[name]) for name in sorted(rounding)}
     pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
     notes = [

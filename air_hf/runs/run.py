@@ -18,9 +18,10 @@ from air_hf.runs.facts import check_resumption, read_progress, run_facts
 from air_hf.runs.folder import RunFolder
 from air_hf.runs.interruption import Interrupted, Interruption
 from air_hf.runs.processes import check_same_step, let_collectives_end, naming_lost_processes
+from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.records import RunRecords, read_curves
 from air_hf.runs.trackers import start_tracker
-from air_hf.training import Learner, Recipe, estimate_memory
+from air_hf.training import Learner, estimate_memory
 
 
 class Run:
@@ -29,7 +30,7 @@ class Run:
     Making one reads the checkpoint that the recipe's `resume_from` names, if any, and writes nothing.
 
     Args:
-        recipe ([`Recipe`]): how.
+        recipe ([`RunRecipe`]): how.
         model ([`AIRForPuzzleSolving`]): what; its weights are replaced where the run goes on.
         train, test ([`Source`]): the puzzles it learns from, and those it is scored on.
         accelerator (`Accelerator`): device, precision and processes, see [`make_accelerator`].
@@ -44,7 +45,7 @@ class Run:
     """
 
     def __init__(
-        self, recipe: Recipe, model: AIRForPuzzleSolving, train: Source, test: Source, accelerator: Accelerator
+        self, recipe: RunRecipe, model: AIRForPuzzleSolving, train: Source, test: Source, accelerator: Accelerator
     ):
         self.accelerator, self.train_source, self.test_source = accelerator, train, test
         self.learner = Learner(model, recipe, accelerator)

@@ -21,12 +21,13 @@ from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
 from air_hf.runs.data import load_data
 from air_hf.runs.interruption import EXIT_STATUS, Interrupted
 from air_hf.runs.processes import process_handlers
+from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.run import Run
-from air_hf.training import NonFiniteError, Recipe, attention_for, precision_for
+from air_hf.training import NonFiniteError, attention_for, precision_for
 from air_hf.variants import CONFIG_FIELDS, variant_config
 
 
-def train(recipe: Recipe, model_fields: dict[str, Any]) -> EvaluationResult | None:
+def train(recipe: RunRecipe, model_fields: dict[str, Any]) -> EvaluationResult | None:
     """Trains as a recipe says, from data to the last scores; what `air-hf train` does.
 
     Raises:
@@ -45,7 +46,7 @@ def train(recipe: Recipe, model_fields: dict[str, Any]) -> EvaluationResult | No
     return scores
 
 
-def make_config(recipe: Recipe, model_fields: dict[str, Any], puzzles: PuzzleSet) -> tuple[Recipe, AIRConfig]:
+def make_config(recipe: RunRecipe, model_fields: dict[str, Any], puzzles: PuzzleSet) -> tuple[RunRecipe, AIRConfig]:
     """The model's configuration: the variant's or that of `init_from`, the fields that were set, and the data's.
 
     Returns:
@@ -62,7 +63,7 @@ def make_config(recipe: Recipe, model_fields: dict[str, Any], puzzles: PuzzleSet
     return replace(recipe, variant=find_variant(config)), config
 
 
-def make_accelerator(recipe: Recipe, config: AIRConfig) -> Accelerator:
+def make_accelerator(recipe: RunRecipe, config: AIRConfig) -> Accelerator:
     """Device, precision and processes; CPU processes share the cores.
 
     Raises:
@@ -88,7 +89,7 @@ def make_accelerator(recipe: Recipe, config: AIRConfig) -> Accelerator:
     return accelerator
 
 
-def make_model(recipe: Recipe, config: AIRConfig, accelerator: Accelerator) -> AIRForPuzzleSolving:
+def make_model(recipe: RunRecipe, config: AIRConfig, accelerator: Accelerator) -> AIRForPuzzleSolving:
     """A model with the weights that `seed` draws, and of these those that `init_from` has.
 
     Raises:

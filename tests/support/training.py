@@ -12,7 +12,8 @@ from air_hf.files import sha256
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import get_puzzle
 from air_hf.runs.checkpoint import MANIFEST
-from air_hf.training import Learner, Recipe
+from air_hf.runs.recipe import RunRecipe
+from air_hf.training import Learner
 
 ROOT = Path(__file__).parents[2]
 # The words of a run of a tiny model in float32; a word given again overrides.
@@ -53,5 +54,5 @@ def small_stream(batch_size: int) -> PuzzleStream:
 
 def small_learner(model: AIRForPuzzleSolving, **fields) -> Learner:
     """A model in training in this process, uncompiled, in float32; `fields` are the recipe's."""
-    recipe = Recipe(**({"max_steps": 100, "compile": "off"} | fields))
+    recipe = RunRecipe(**({"max_steps": 100, "compile": "off"} | fields))
     return Learner(model, recipe, Accelerator(cpu=True, mixed_precision="no"))
