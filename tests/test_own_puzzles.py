@@ -20,7 +20,8 @@ from transformers import AutoTokenizer
 from air_hf.cli import main
 from air_hf.data import DataError, load_puzzles
 from air_hf.dataset_builders.generate import make_generator
-from air_hf.puzzles import PuzzleError, all_families, get_puzzle, infer_puzzle
+from air_hf.hub import load_model
+from air_hf.puzzles import PuzzleError, all_families, get_puzzle, infer_puzzle, puzzle_of
 from air_hf.tokenization import build_tokenizer
 
 pytest_plugins = ["support.hub_fixtures"]
@@ -256,3 +257,19 @@ def test_a_family_of_another_package_trains_is_published_and_solves(hub, site, t
     solve += f'print(pipeline("puzzle-solving", model={str(checkpoint)!r})({board!r}))'
     assert re.search("'valid': (True|False)", run(hub, home, *python, "-c", solve).stdout)
     assert "'valid': None" in run(hub, home, sys.executable, "-c", solve).stdout  # where the package is not installed
+
+
+def test_an_option_of_a_family_of_another_package_travels_with_the_checkpoint(site, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(site)
+    importlib.invalidate_caches()
+    write_rows(tmp_path / "data", [("AB" + "." * 14, "ABCDABCDABCDABCD")])  # right by its rows only
+    words = ["train", *TINY_RUN, "--max_steps", 2, "--train_data", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    assert command(*words, "--puzzle", "latin-4x4", "--family_options", "chek=rows") == 2
+    assert "chek is no option of latin puzzles; these take check" in capsys.readouterr().err
+    assert command(*words, "--puzzle", "latin-4x4", "--family_options", "check=rows") == 0
+    puzzle = puzzle_of(load_model(tmp_path / "run" / "checkpoint").config)
+    assert puzzle.options == {"check": "rows"}
+    question, answer = puzzle.parse("AB" + "." * 14), puzzle.parse("ABCD" * 4)
+    assert puzzle.find_error(question, answer) is None
+    assert "lacks a letter" in get_puzzle("latin-4x4").find_error(question, answer)
+    sys.modules.pop("my_package", None)
