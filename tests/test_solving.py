@@ -439,6 +439,20 @@ def test_a_million_boards_take_no_more_memory_than_a_few(model, boards):
     assert max(held) <= 70
 
 
+def test_bad_boards_without_end_are_passed_on_as_they_come(model, boards):
+    engine, read = make_engine(model, SolveConfig(max_segments=1), batch_size=4), 0
+
+    def rows():
+        nonlocal read
+        for read in range(1, 5001):
+            yield Row(boards[0][0] if read in (1, 3000) else "12", None)
+
+    for number, (_, result) in enumerate(solve_rows(engine, SUDOKU, rows()), start=1):
+        assert read - number <= 2001  # before and behind the good one
+        assert (result.error is None) == (number in (1, 3000))
+    assert number == 5000
+
+
 def test_solving_a_file_on_two_processes_is_solving_it_on_one(capsys, checkpoint, boards, tmp_path):
     file = write_csv(tmp_path / "boards.csv", [*boards[0], "12"], [*boards[1], "34"])
     words = ["solve", file, "--model", checkpoint, "--device", "cpu", "--noise", "0.8", "--budget", "24", "--output"]

@@ -6,34 +6,21 @@ The results do not record which checkpoint they are of, nor how it solved: for a
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
 from air_hf.solving import SolveConfig, SolvingEngine, find_verifier, make_engine
+from air_hf.solving.files import FileWork
 from air_hf.solving.options import add_options, config_of, describe
-from air_hf.solving.results import COLUMNS, Journal, Tally, format_row, join, journals
-from air_hf.solving.stream import (
-    Question,
-    Result,
-    Row,
-    read_dataset,
-    read_file,
-    read_lines,
-    read_question,
-    solve_rows,
-)
+from air_hf.solving.stream import Question, Row, read_dataset, read_file, read_lines, read_question
 
 _STDIN = "-"
 _FILES = (".csv", ".parquet")
@@ -171,69 +158,19 @@ def _solve_rows(
 ) -> int:
     """Solves what `output` does not have yet and says how it went; to standard output if there is no `output`."""
     state = PartialState(timeout=_PATIENCE) if args.device is None else PartialState(cpu=args.device.type == "cpu")
-    processes, rank = state.num_processes, state.process_index
-    if processes > 1 and args.boards == _STDIN:
+    if state.num_processes > 1 and args.boards == _STDIN:
         raise ValueError("standard input is read by one process; write the boards to a file")
-    if output is not None and output.parent.is_file():
-        raise ValueError(f"--output is {output}, but {output.parent} is a file")
-    parts = [] if output is None else journals(output, processes)
+    work = FileWork(rows, source, output, total, state)
     engine, puzzle, config = _load(args, state.device)
-    rows = islice(rows, rank, None, processes)
-    total = total and len(range(rank, total, processes))
-    tally, started = Tally(), time.perf_counter()
     try:
-        done = _solve_part(engine, puzzle, rows, source, parts[rank] if parts else None, tally, total)
+        tally, speed = work.solve(engine, puzzle)
     except KeyboardInterrupt:
         print(f"stopped; the same command completes {output or 'nothing'}", file=sys.stderr)
         return _STOPPED
-    seconds = time.perf_counter() - started
-    if processes > 1:
-        others = gather_object([tally])  # waits for all
-        tally = Tally()
-        for each in others:
-            tally.merge(each)
-    if not tally.boards:
-        raise DataError(f"{source} holds no boards")
     if state.is_main_process:
-        if parts:
-            join(parts, output)
-        if done:
-            print(f"{done * processes / seconds:,.1f} boards a second", file=sys.stderr)
+        if speed:
+            print(f"{speed:,.1f} boards a second", file=sys.stderr)
         said = f"{tally}; {describe(config)}"
         # Standard output holds the results where there is no file of them.
         print(said if output is None else f"{said}; written to {output}", file=sys.stderr if output is None else None)
     return 0 if tally.complete else 1
-
-
-def _solve_part(
-    engine: SolvingEngine,
-    puzzle: Puzzle,
-    rows: Iterator[Row],
-    source: str,
-    journal: Journal | None,
-    tally: Tally,
-    total: int | None,
-) -> int:
-    """Solves this process's boards into its journal and counts them; returns how many were left to do."""
-    if journal is not None:
-        for row, result in journal.take_done(rows, source):
-            tally.add(row, result)
-    before = tally.boards
-
-    def solved() -> Iterator[Result]:
-        with tqdm(total=total, initial=before, unit="board", disable=None) as progress:  # none where nobody looks
-            for row, result in solve_rows(engine, puzzle, rows):
-                tally.add(row, result)
-                yield result
-                progress.update()
-
-    if journal is not None:
-        for _ in journal.append(solved()):
-            pass
-        return tally.boards - before
-    for number, result in enumerate(solved()):
-        if number == 0:
-            sys.stdout.write(format_row(COLUMNS))
-        sys.stdout.write(format_row(list(result)))
-        sys.stdout.flush()
-    return tally.boards - before

@@ -17,6 +17,8 @@ from air_hf.modeling.solving_air import Puzzle as Question
 from air_hf.puzzles import Puzzle, PuzzleError
 from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header
 
+_MOST_BAD = 1000  # boards in a row that are none, and wait for those before them
+
 
 class Row(NamedTuple):
     """A board to solve and its answer; None where there is none."""
@@ -39,30 +41,40 @@ class Result(NamedTuple):
 
 def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
     """Solves boards in a stream; at most a few more than the engine has slots are held at a time."""
+    numbered = enumerate(rows)
     ready: dict[int, tuple[Row, Result]] = {}
     places: dict[int, tuple[int, Row]] = {}  # of the engine's puzzles that are not solved yet
+    is_more = True
 
     def questions() -> Iterator[Question]:
-        index = 0
-        for number, row in enumerate(rows):
+        """The next boards, up to the end or to so many bad ones in a row that they had better be passed on."""
+        nonlocal is_more
+        index = bad = 0
+        for number, row in numbered:
             try:
                 board = read_question(puzzle, row.question)
             except PuzzleError as error:
                 ready[number] = row, Result(row.question or "", None, False, 0.0, 0, 0, str(error))
+                bad += 1
+                if bad == _MOST_BAD:
+                    return
             else:
                 places[index] = number, row
-                index += 1
+                index, bad = index + 1, 0
                 yield Question(board)
+        is_more = False
 
     following = 0
-    for answer in engine.run(questions()):
-        number, row = places.pop(answer.index)
-        ready[number] = row, _result(puzzle, row, answer)
+    while is_more:
+        for answer in engine.run(questions()):
+            number, row = places.pop(answer.index)
+            ready[number] = row, _result(puzzle, row, answer)
+            while following in ready:
+                yield ready.pop(following)
+                following += 1
         while following in ready:
             yield ready.pop(following)
             following += 1
-    for number in sorted(ready):
-        yield ready[number]
 
 
 def read_question(puzzle: Puzzle, text: object) -> torch.LongTensor:

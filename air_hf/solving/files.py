@@ -1,0 +1,92 @@
+"""A file or stream of boards solved into a file of results, by one process or several, and gone on with."""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from air_hf.modeling.solving_air import SolvingEngine
+from air_hf.puzzles import Puzzle
+from air_hf.puzzles.reading import DataError
+from air_hf.solving.results import COLUMNS, Tally, format_row, join, journals
+from air_hf.solving.stream import Result, Row, solve_rows
+
+
+class FileWork:
+    """This process's share of the boards, and where its results go.
+
+    Args:
+        rows (`Iterator[Row]`): all boards; every process takes its own in turn.
+        source (`str`): what they are, for messages.
+        output (`Path`, *optional*): CSV or Parquet file; what it has is not solved again. Standard output if None.
+        total (`int`, *optional*): how many boards there are, where that is known.
+        state (`PartialState`): the processes.
+
+    Raises:
+        ValueError: `output` cannot be a file there.
+        DataError: there are results of another number of processes.
+    """
+
+    def __init__(self, rows: Iterator[Row], source: str, output: Path | None, total: int | None, state: PartialState):
+        if output is not None and output.parent.is_file():
+            raise ValueError(f"--output is {output}, but {output.parent} is a file")
+        self.source, self.output, self.state = source, output, state
+        processes, rank = state.num_processes, state.process_index
+        self._parts = [] if output is None else journals(output, processes)
+        self._journal = self._parts[rank] if self._parts else None
+        self._rows = islice(rows, rank, None, processes)
+        self._total = total and len(range(rank, total, processes))
+
+    def solve(self, engine: SolvingEngine, puzzle: Puzzle) -> tuple[Tally, float]:
+        """Solves what the results do not have yet.
+
+        Returns:
+            what became of the boards of all processes, and the boards solved a second, 0 if none was left.
+
+        Raises:
+            DataError: there are no boards, or the results are of others.
+            KeyboardInterrupt: stopped; what was solved is written.
+        """
+        tally, started = Tally(), time.perf_counter()
+        if self._journal is not None:
+            for row, result in self._journal.take_done(self._rows, self.source):
+                tally.add(row, result)
+        before = tally.boards
+        results = self._run(engine, puzzle, tally)
+        if self._journal is None:
+            _print_rows(results)
+        else:
+            for _ in self._journal.append(results):
+                pass
+        speed = (tally.boards - before) * self.state.num_processes / (time.perf_counter() - started)
+        if self.state.num_processes > 1:
+            others = gather_object([tally])  # waits for all
+            tally = Tally()
+            for each in others:
+                tally.merge(each)
+        if not tally.boards:
+            raise DataError(f"{self.source} holds no boards")
+        if self.state.is_main_process and self._parts:
+            join(self._parts, self.output)
+        return tally, speed
+
+    def _run(self, engine: SolvingEngine, puzzle: Puzzle, tally: Tally) -> Iterator[Result]:
+        """The results one by one, counted as they come."""
+        with tqdm(total=self._total, initial=tally.boards, unit="board", disable=None) as progress:  # on a terminal
+            for row, result in solve_rows(engine, puzzle, self._rows):
+                tally.add(row, result)
+                yield result
+                progress.update()
+
+
+def _print_rows(results: Iterator[Result]) -> None:
+    for number, result in enumerate(results):
+        if number == 0:
+            sys.stdout.write(format_row(COLUMNS))
+        sys.stdout.write(format_row(list(result)))
+        sys.stdout.flush()
