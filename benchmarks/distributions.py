@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from air_hf.data import load_puzzles
 from air_hf.dataset_builders.generate import make_generator
+from air_hf.files import atomic_file
 from air_hf.puzzles.maze import WALL
 from air_hf.puzzles.sudoku import BLANK
 
@@ -30,7 +31,8 @@ def draw(path: Path, panels: list[tuple[str, dict[str, np.ndarray], np.ndarray]]
             axes.set_xscale("symlog", linthresh=1)
         axes.set(xlabel=name, ylabel="% of the puzzles")
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
 
 
 def main() -> None:
