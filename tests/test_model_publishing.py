@@ -1,6 +1,7 @@
 """Checkpoints on the Hub, with the real client against the server of support/: train, push, load, solve, and faults."""
 
 import ast
+import hashlib
 import json
 import re
 import shlex
@@ -131,6 +132,16 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
         assert len(answers) == 1000
         assert all(set(answer) == {"solution", "valid", "confidence", "segments"} for answer in answers)
         assert all(len(answer["solution"]) == 16 and 0 <= answer["confidence"] <= 1 for answer in answers)
+
+    words = ["--checkpoint", "puzzles/first", "--task", "sudoku", "--data", data, "--puzzles", 8]
+    run(
+        hub, tmp_path / "other", sys.executable, "-m", "air_hf.cli", "reproduce", *words, "--output", tmp_path / "paper"
+    )
+    report = json.loads((tmp_path / "paper" / "report.json").read_text())
+    assert (
+        report["facts"]["weights_sha256"]
+        == hashlib.sha256(hub.files("model", "puzzles/first")["model.safetensors"]).hexdigest()
+    )
     assert not hub.unknown_requests
 
 
