@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "evaluate": "score a checkpoint on puzzles",
     "data": "generate, build, publish and inspect data sets",
+    "benchmark": "measure this machine, and how much of it training and solving use",
     "recipes": "list or print the published recipes",
     "sweep": "train variants with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import re
-from functools import partial
+from functools import partial, partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import small_learner, small_stream
+from torch._dynamo.utils import counters
 
 from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
@@ -318,3 +319,22 @@ def test_options_of_a_family_of_another_package():
     assert recipe.puzzle_options == {"symbols": "ab", "rule": "strict", "bonus": ""}
     with pytest.raises(ValueError, match="family_options is 'strict'; expected NAME=VALUE"):
         RunRecipe(family_options="strict")
+
+
+@pytest.mark.parametrize(
+    ("fields", "graphs"),
+    [
+        ({"h_cycles": 1, "l_cycles": 1, "halting": "halt_only"}, 1),
+        ({}, 2),  # updates with a graph for gradients, and those without
+    ],
+)
+def test_compiles_once(make_model, stream, monkeypatch, fields, graphs):
+    """Compiled training makes one graph a network and gradient mode at its first steps, and none after."""
+    quick = partialmethod(torch.nn.Module.compile, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", quick)
+    torch._dynamo.reset()
+    counters.clear()
+    learner = make_learner(make_model(**fields), compile="on", ema_decay=0.9)
+    for step in range(6):
+        learner.train_step(stream.batch(step))
+        assert counters["stats"]["unique_graphs"] == graphs

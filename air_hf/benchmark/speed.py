@@ -1,0 +1,108 @@
+"""One case measured: the machine's ceiling, then training, evaluation, solving and data by the package's own code."""
+
+import copy
+import itertools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+
+from air_hf.benchmark.cases import Case
+from air_hf.benchmark.ceiling import SquareProduct, copy_rate, record_products, time_products, timed, timed_in_turn
+from air_hf.benchmark.where import time_by_group
+from air_hf.data import PuzzleStream
+from air_hf.runs.start import make_accelerator, make_model
+from air_hf.training import Learner
+
+
+def measure(case: Case, seconds: float) -> dict[str, Any]:
+    """Measures a case, each part for about so many seconds.
+
+    Returns:
+        `dict`: numbers by part, for JSON; times in ms, memory in MiB. `share_of_peak` is the rate of a part's counted
+        FLOPs over that of a large square product measured in turn with it, medians of both.
+    """
+    recipe, config, batch_size = case.recipe, case.config, case.recipe.batch_size
+    accelerator = make_accelerator(recipe, config)
+    device = accelerator.device
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    square = SquareProduct(device, dtype)
+    model = case.model or make_model(recipe, config, accelerator)
+    stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, recipe.augment, recipe.images_per_puzzle)
+    plain_stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, augment=False)
+    ids = stream.batch(0)["input_ids"].to(device)
+    plain = Learner(copy.deepcopy(model), replace(recipe, compile="off"), accelerator)
+
+    def part(work: Callable[[], object], flops: int) -> dict[str, Any]:
+        times = timed_in_turn({"work": work, "square": square}, seconds, wait)
+        ms, peak = _spread(times["work"]), square.flops / statistics.median(times["square"])
+        share = 1000 * flops / ms["median"] / peak
+        rate = 1000 * batch_size / ms["median"]
+        return {"ms": ms, "puzzles_per_second": rate, "peak_gflops": peak / 1e9, "share_of_peak": share}
+
+    products = record_products(plain, stream)
+    training = _first_step(learner := Learner(model, recipe, accelerator), stream, wait)
+    step = lambda: learner.train_step(stream.batch(learner.step))  # noqa: E731
+    training |= part(step, config.estimate_flops(batch_size, with_gradient=True))
+    training["compilations"] = counters["stats"]["unique_graphs"]
+    training["compile_seconds"] = training["first_step_seconds"] - training["ms"]["median"] / 1000
+    training["products_alone_ms"] = 1000 * time_products(products, device, seconds / 100, wait)
+    training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step))
+    model.eval()
+    with torch.no_grad(), accelerator.autocast():
+        evaluation = part(lambda: next(model.unroll(ids)), config.estimate_flops(batch_size))
+        solving = _spread(timed(lambda: model.solve(ids), seconds, wait))
+    return {
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            "threads": torch.get_num_threads(), "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
+            "copy_gb_per_second": copy_rate(device, seconds / 5, wait) / 1e9,
+        },
+        "model": {"puzzle": config.puzzle, "hidden_size": config.hidden_size, "cells": config.seq_len,
+                  "layers": config.num_hidden_layers, "mixer": config.mixer, "parameters": model.num_parameters(),
+                  "batch_size": batch_size},
+        "training": training,
+        "evaluation": evaluation,
+        "solving": {"ms": solving, "puzzles_per_second": 1000 * batch_size / solving["median"]},
+        "data": {"puzzles_per_second": _rate(plain_stream, seconds / 5)},
+        "augmented_data": {"puzzles_per_second": _rate(stream, seconds / 5)},
+        "peak_memory_mib": _peak_memory(device),
+    }  # fmt: skip
+
+
+def _first_step(learner: Learner, stream: PuzzleStream, wait: Callable[[], object]) -> dict[str, Any]:
+    """Runs the first step, which compiles, and says how long it took."""
+    torch._dynamo.reset()
+    counters.clear()
+    start = time.perf_counter()
+    learner.train_step(stream.batch(0))
+    wait()
+    return {"compiled": learner.compiled, "first_step_seconds": time.perf_counter() - start}
+
+
+def _spread(times: list[float]) -> dict[str, float]:
+    """Median, fifth and ninety-fifth percentile in ms, and how many there were."""
+    cuts = statistics.quantiles(times, n=20, method="inclusive")
+    low, high = cuts[0], cuts[-1]
+    return {"median": 1000 * statistics.median(times), "low": 1000 * low, "high": 1000 * high, "runs": len(times)}
+
+
+def _rate(stream: PuzzleStream, seconds: float) -> float:
+    """Puzzles a second that the stream draws."""
+    steps = itertools.count()
+    return stream.batch_size / statistics.median(timed(lambda: stream.batch(next(steps)), seconds, lambda: None))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB, of the device, or of this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
