@@ -22,6 +22,7 @@ from air_hf import cli
 from air_hf.hub import CheckpointError, PublishError
 from air_hf.hub.model_card import find_variant, write_model_card
 from air_hf.hub.publishing import BackgroundPublisher, publish_checkpoint, stage_checkpoint
+from air_hf.hub.records import published_record
 from air_hf.hub.sweep import publish_sweep
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
@@ -363,11 +364,12 @@ def test_names_of_variants_are_found():
 
 def training_facts(**changes) -> dict:
     """What a run of 10 steps leaves in `training.json`."""
-    split = {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "abc", "example": "1" + "." * 15}
+    split = {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "ab" * 32, "example": "1" + "." * 15}
     return {
         "step": 10, "ema": 0.99, "minutes": 1.5, "hardware": "CPU", "processes": 2, "versions": {"torch": "2"},
-        "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "max_steps": 10, "seed": 3,
-                      "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1, "min_lr_ratio": 1, "weight_decay": 1},
+        "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "dataset_revision": "f" * 40,
+                      "max_steps": 10, "seed": 3, "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1, "min_lr_ratio": 1,
+                      "weight_decay": 1},
         "data": {"train": split, "test": split},
         "curves": {"loss": [[1, 2.0], [2, 1.0]], "evaluations": [[2, 0.5, 0.75]]},
         "finished": True,
@@ -400,8 +402,9 @@ def test_card_of_a_whole_benchmark(checkpoint):
     """Its name, with results also in `.eval_results/`, in the Hub's format."""
     card, metadata = write_card(checkpoint, training_facts(), evaluation(**BENCHMARK, whole_split=True))
     assert metadata["datasets"] == ["org/sudoku"]
-    for text in ("10 steps", "2 processes, seed 3", "`abc`", "**50.0%** of the test split of org/sudoku, 7 puzzles",
-                 "'1...............'", "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
+    for text in ("10 steps", "2 processes, seed 3", f"`{'ab' * 32}`",
+                 "**50.0%** of the test split of org/sudoku, 7 puzzles", "'1...............'",
+                 "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
         assert text in card
     assert (checkpoint / "images" / "training.png").read_bytes().startswith(b"\x89PNG")
     (result,) = yaml.safe_load((checkpoint / ".eval_results" / "exact_accuracy.yaml").read_text())
@@ -420,12 +423,12 @@ def test_card_of_a_whole_benchmark(checkpoint):
         BENCHMARK,  # recorded before it was known whether all was scored
         BENCHMARK | {"whole_split": False},
         BENCHMARK | {"whole_split": True, "split": "train"},
-        BENCHMARK | {"whole_split": True, "dataset": "data/made"},
+        BENCHMARK | {"whole_split": True, "dataset_revision": None},  # a folder called like a repository has no commit
+        BENCHMARK | {"whole_split": True, "dataset_revision": "main"},
+        BENCHMARK | {"whole_split": True, "dataset": "a/folder/set"},
     ],
 )
-def test_no_other_score_is_called_a_benchmarks(checkpoint, changes, monkeypatch):
-    monkeypatch.chdir(checkpoint.parent)
-    (checkpoint.parent / "data" / "made").mkdir(parents=True)
+def test_no_other_score_is_called_a_benchmarks(checkpoint, changes):
     _, metadata = write_card(checkpoint, training_facts(), evaluation(**changes))
     assert not (checkpoint / ".eval_results" / "exact_accuracy.yaml").exists()
     (results,) = metadata["model-index"]
@@ -436,17 +439,56 @@ def test_no_other_score_is_called_a_benchmarks(checkpoint, changes, monkeypatch)
     assert "/" not in metadata["model-index"][0]["results"][0]["dataset"]["name"].replace("org/sudoku", "")
 
 
-def test_no_path_is_published(checkpoint, tmp_path):
-    arguments = training_facts()["arguments"] | {"dataset": "made/here/set", "init_from": str(tmp_path / "other")}
-    (checkpoint / "training.json").write_text(json.dumps(training_facts(arguments=arguments)))
-    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation()))
+PLACES = [
+    "made/here/set", "/home/me/set", "~/secret/set", "~me/secret/set", "../secret/set", "./secret/set",
+    "C:\\Users\\me\\set", "C:/Users/me/set", "\\\\server\\share\\set", "secret\\set", "/home/me/set (4 of 9, seed 0)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
+    """Wherever in the records it stands, and whatever folder the command is run in."""
+    split = training_facts()["data"]["test"] | {"name": place, "dataset": place, "file": place}
+    arguments = training_facts()["arguments"] | {"dataset": place, "train_data": place, "output_dir": place}
+    training = training_facts(arguments=arguments, hardware=place, data={"train": split, "test": split})
+    training |= {"init_from": {"name": place, "repository": place}, "notes": [{"seen": [place]}], "source_file": place}
+    (checkpoint / "training.json").write_text(json.dumps(training))
+    scores = evaluation(data=place, dataset=place, data_sha256="ef" * 32, notes={"at": place})
+    (checkpoint / "evaluation.json").write_text(json.dumps(scores))
+    (checkpoint / "solve_config.json").write_text(json.dumps({"max_segments": 4, "data": place, "folder": place}))
     staged = stage_checkpoint(checkpoint, tmp_path / "staged", "org/model")
-    text = b"".join(contents(staged)[name] for name in ("README.md", "training.json", "evaluation.json")).decode()
-    for path in (str(tmp_path), "/home/me", "made/here"):
-        assert path not in text
-    assert json.loads((staged / "evaluation.json").read_text())["data"] == "test.csv"
-    assert json.loads((staged / "evaluation.json").read_text())["data_sha256"] == "ef" * 32
-    assert "7 puzzles of test.csv" in text
+    records = {path.name: json.loads(path.read_text()) for path in staged.glob("*.json")}
+    text = "".join(path.read_text() for path in staged.iterdir() if path.suffix in (".md", ".json"))
+    for folder in ("made", "home", "secret", "server", "Users"):
+        assert not re.search(rf"(^|\W){folder}[/\\]", text)
+    name = re.split(r"[/\\]", place)[-1]
+    assert (records["evaluation.json"]["data"], records["evaluation.json"]["data_sha256"]) == (name, "ef" * 32)
+    assert records["training.json"]["data"]["train"]["name"] == records["solve_config.json"]["data"] == name
+    assert f"7 puzzles of {name}" in text
+    unknown = {"notes", "tracker_run", "train_data", "output_dir", "file", "folder"}
+    assert not unknown & {key for record in records.values() for key in record}
+    (tmp_path / "elsewhere" / "made" / "here" / "set").mkdir(parents=True)  # the first place is one there
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = stage_checkpoint(checkpoint, tmp_path / "again", "org/model")
+    assert contents(again) == contents(staged)
+
+
+def test_symbols_of_boards_are_published_as_they_are():
+    """Also those that separate folders elsewhere."""
+    split = training_facts()["data"]["test"] | {"example": "/~\\" + "." * 13}
+    arguments = training_facts()["arguments"] | {"symbols": "/~\\.", "givens": "/"}
+    training = training_facts(arguments=arguments, data={"train": split, "test": split})
+    published = published_record("training.json", training)
+    assert (published["arguments"], published["data"]) == (arguments, {"train": split, "test": split})
+
+
+def test_a_data_set_is_named_with_its_commit():
+    """As the Hub calls it, and the part of it that was scored."""
+    known = BENCHMARK | {"data": "org/sudoku, 1k, test (4 of 9, seed 0)"}
+    assert published_record("evaluation.json", known) == known
+    for revision in (None, "main", "f" * 39):
+        unknown = published_record("evaluation.json", known | {"dataset_revision": revision})
+        assert unknown == {"split": "test", "data": "sudoku, 1k, test (4 of 9, seed 0)"}
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,8 @@ def test_fields_describe_themselves():
     """Nothing that is only on one machine is published, and what decides the weights may not change on resume."""
     recipe = Recipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
     assert all(entry.metadata["help"] for entry in dataclasses.fields(Recipe))
-    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub"}
+    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub",
+               "family_options"}  # fmt: skip
     assert not private & recipe.marked("published").keys()
     assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
     assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled

@@ -11,8 +11,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from yaml import safe_dump
 
 from air_hf.files import atomic_file, write_text
-from air_hf.hub.loading import read_config
-from air_hf.hub.records import Records, hub_name, read_records, without_paths
+from air_hf.hub.loading import TRAINING_FACTS, read_config
+from air_hf.hub.records import Records, hub_name, published_record, read_records
 from air_hf.modeling import AIRConfig
 from air_hf.puzzles import Puzzle, puzzle_of
 from air_hf.variants import VARIANTS
@@ -169,7 +169,7 @@ def write_model_card(
         use=_use(repository or ".", puzzle, example, (folder / "modeling_air.py").is_file()),
         place=_place(config, variant),
         architecture=_architecture(config),
-        training=_training(without_paths(records.training), has_curve),
+        training=_training(published_record(TRAINING_FACTS, records.training), has_curve),
         results=_results(records),
         more=more,
         boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
@@ -196,7 +196,7 @@ def find_variant(config: AIRConfig) -> str:
 
 
 def _metadata(config: AIRConfig, records: Records, variant: str, name: str, options: CardOptions) -> str:
-    dataset, scores = hub_name(records.arguments.get("dataset")), records.scores
+    dataset, scores = hub_name(records.arguments), records.scores
     family = config.puzzle.split("-")[0] if config.puzzle else "puzzle"
     results = []
     if scores:

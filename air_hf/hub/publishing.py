@@ -11,9 +11,10 @@ from air_hf import modeling
 from air_hf.files import write_text
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
 from air_hf.hub.model_card import CardOptions, write_model_card
-from air_hf.hub.records import read_records, without_paths
+from air_hf.hub.records import published_record, read_records
 from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
 from air_hf.modeling import CheckpointError
+from air_hf.modeling.solving_air import SOLVE_CONFIG
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -74,7 +75,7 @@ def publish_checkpoint(
 def stage_checkpoint(
     checkpoint: Path, folder: Path, repository: str, card: CardOptions | None = None, more: str = ""
 ) -> Path:
-    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card.
+    """Copies what of a checkpoint is published, of its records what may be, and writes tokenizer and card.
 
     Code is added where it is missing, as in the checkpoints that come with the package.
     """
@@ -85,9 +86,9 @@ def stage_checkpoint(
     puzzle = puzzle_of(read_config(folder))
     if puzzle is not None:
         build_tokenizer(puzzle).save_pretrained(folder)
-    for name in (TRAINING_FACTS, EVALUATION):
-        if records := read_facts(folder, name):
-            write_text(folder / name, json.dumps(without_paths(records), indent=2) + "\n")
+    for name in (TRAINING_FACTS, EVALUATION, SOLVE_CONFIG):
+        if record := read_facts(folder, name):
+            write_text(folder / name, json.dumps(published_record(name, record), indent=2) + "\n")
     write_model_card(folder, repository, card, more)
     return folder
 

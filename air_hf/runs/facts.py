@@ -42,9 +42,10 @@ def run_facts(recipe: Recipe, train: Source, test: Source, accelerator: Accelera
 
 
 def _origin(source: str) -> dict[str, str]:
-    """The name of the checkpoint that a run begins with, a repository's or a folder's, and its weights' SHA-256."""
+    """The checkpoint that a run begins with, by its repository's or its folder's name, and its weights' SHA-256."""
     weights = find_file(source, SAFE_WEIGHTS_NAME) or find_file(source, SAFE_WEIGHTS_INDEX_NAME)
-    return {"name": Path(source).resolve().name if Path(source).is_dir() else source, "sha256": sha256(weights)}
+    named = {"name": Path(source).resolve().name} if Path(source).is_dir() else {"repository": source}
+    return named | {"sha256": sha256(weights)}
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

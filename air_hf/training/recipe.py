@@ -97,9 +97,7 @@ class Recipe:
     symmetries: Literal["none", "dihedral"] | None = _field(
         None, "grid: what turns a puzzle into another one of the same kind (default: none)", published=True
     )
-    family_options: str | None = _field(
-        None, "options of a family of another package, NAME=VALUE[,NAME=VALUE]", published=True
-    )
+    family_options: str | None = _field(None, "options of a family of another package, NAME=VALUE[,NAME=VALUE]")
     train_limit: int = _field(
         0,
         "train on a random sample of this many puzzles, drawn with data_seed; 0 for all",
