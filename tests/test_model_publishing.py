@@ -1,5 +1,6 @@
 """Checkpoints on the Hub, with the real client against the server of support/: train, push, load, solve, and faults."""
 
+import argparse
 import ast
 import json
 import re
@@ -19,6 +20,8 @@ from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
 from air_hf import cli
+from air_hf.card_options import CardOptions
+from air_hf.commands import publish
 from air_hf.hub import CheckpointError, PublishError
 from air_hf.hub.model_card import find_variant, write_model_card
 from air_hf.hub.publishing import BackgroundPublisher, publish_checkpoint, stage_checkpoint
@@ -39,11 +42,11 @@ import torch
 from transformers import AutoModel, AutoTokenizer, pipeline
 repository, revision, boards = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
 model = AutoModel.from_pretrained(repository, revision=revision, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=False)
+tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision, trust_remote_code=False)
 ids = tokenizer(boards, return_tensors="pt").input_ids
 answers = [answer for part in ids.split(100) for answer in model.solve(part).sequences]
 direct = [tokenizer.decode(answer).replace(tokenizer.pad_token, "?") for answer in answers]
-solver = pipeline("puzzle-solving", model=repository, trust_remote_code=True)
+solver = pipeline("puzzle-solving", model=repository, revision=revision, trust_remote_code=True)
 answers = solver(boards, batch_size=100)
 assert [answer["solution"] for answer in answers] == direct
 print(json.dumps(answers))
@@ -75,20 +78,16 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
     assert "401 Unauthorized" in reports
     assert "the Hub does not know the token: see `hf auth login`" in reports
     assert "published as puzzles/first, commit" in reports
-    train(
-        hub,
-        home,
-        data,
-        tmp_path / "second",
-        "L2x_H2x-prepend-keep",
-        "--max_steps",
-        2,
-        "--push_to_hub",
-        "puzzles/second",
-    )
+    words = ["--max_steps", 2, "--push_to_hub", "puzzles/second", "--hub_license", "mit", "--hub_tags", "mine, too",
+             "--hub_project_url", "https://example.org/air", "--hub_revision", "v2"]  # fmt: skip
+    train(hub, home, data, tmp_path / "second", "L2x_H2x-prepend-keep", *words)
+    branches = {"first": "main", "second": "v2"}
+    assert set(hub.files("model", "puzzles/second")) == {".gitattributes"}  # main is as it was made
+    options = {"first": ("apache-2.0", set(), False), "second": ("mit", {"mine", "too"}, True)}
 
     for name in ("first", "second"):
-        files, checkpoint = hub.files("model", f"puzzles/{name}"), tmp_path / name / "checkpoint"
+        files = hub.files("model", f"puzzles/{name}", branches[name])
+        checkpoint = tmp_path / name / "checkpoint"
         local = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
         assert set(files) - {".gitattributes"} == {path for path in local if not path.startswith("training_state")}
         assert {"modeling_air.py", "configuration_air.py", "pipeline_air.py", "README.md", "model.safetensors"} <= set(
@@ -102,6 +101,9 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
         metadata = yaml.safe_load(card.split("---")[1])
         scores = json.loads(files["evaluation.json"])
         assert metadata["library_name"] == "transformers"
+        license, tags, has_url = options[name]
+        assert (metadata["license"], "Project: <https://example.org/air>" in card) == (license, has_url)
+        assert tags == {"mine", "too"} & set(metadata["tags"])
         assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["exact_accuracy"]
         assert f"| exact accuracy | {scores['exact_accuracy']:.1%} |" in card
 
@@ -109,7 +111,7 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
     assert len(boards) == 1000
     (tmp_path / "boards.json").write_text(json.dumps(boards))
     for name in ("first", "second"):
-        revision = hub.head("model", f"puzzles/{name}")
+        revision = hub.head("model", f"puzzles/{name}", branches[name])
         done = run(hub, tmp_path / "other", sys.executable, "-I", "-c", USE, f"puzzles/{name}", revision,
                    tmp_path / "boards.json")  # fmt: skip
         answers = json.loads(done.stdout)
@@ -237,7 +239,30 @@ def test_abandoned_within_a_second(connected, checkpoint):
         f"step 4 is not published, training goes on: {checkpoint}: puzzles/mine: the push failed (it was given up)"
         in (reports[1])
     )
-    assert f"then: air-hf publish {checkpoint} puzzles/mine" in reports[2]
+    assert f"then: air-hf publish {checkpoint} puzzles/mine --license=apache-2.0" in reports[2]
+
+
+def test_the_command_that_repeats_a_lost_push_is_complete(connected, checkpoint, tmp_path, monkeypatch):
+    """Read back by the command's own parser it means what the run was told, in whatever folder it is typed."""
+    place = tmp_path / "my run's $checkpoint"
+    checkpoint.rename(place)
+    card = CardOptions("mit", "https://example.org/a?b=1&c='2'", ["one tag", "-x", "$HOME"])
+    connected.inject(Fault("status", match="create", status=403, times=9))
+    for private, revision, options in ((True, None, CardOptions()), (False, "-a branch;", card)):
+        reports: list[str] = []
+        publisher = BackgroundPublisher("puzzles/mine", private, reports.append, revision=revision, timeout=123.5,
+                                        card=options)  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        publisher.finish(place.relative_to(tmp_path))
+        monkeypatch.chdir("/")
+        words = shlex.split(reports[0].split("then: ")[1])
+        parser = argparse.ArgumentParser()
+        publish.configure(parser)
+        assert words[:2] == ["air-hf", "publish"]
+        args = parser.parse_args(words[2:])
+        assert (args.checkpoint, args.repository) == (place, "puzzles/mine")
+        expected = {"private": private, "revision": revision, "timeout": 123.5, "card": options}
+        assert publish.publishing_options(args) == expected
 
 
 def test_a_finished_run_is_not_kept_alive(connected, checkpoint):
@@ -368,8 +393,8 @@ def training_facts(**changes) -> dict:
     return {
         "step": 10, "ema": 0.99, "minutes": 1.5, "hardware": "CPU", "processes": 2, "versions": {"torch": "2"},
         "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "dataset_revision": "f" * 40,
-                      "max_steps": 10, "seed": 3, "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1, "min_lr_ratio": 1,
-                      "weight_decay": 1},
+                      "max_steps": 10, "seed": 3, "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1,
+                      "min_lr_ratio": 1, "weight_decay": 1},
         "data": {"train": split, "test": split},
         "curves": {"loss": [[1, 2.0], [2, 1.0]], "evaluations": [[2, 0.5, 0.75]]},
         "finished": True,

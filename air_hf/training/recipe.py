@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from air_hf.card_options import HELP, CardOptions
+
 
 class Range(NamedTuple):
     """The values a field may have.
@@ -250,6 +252,10 @@ class Recipe:
     )
     push_timeout: float = _field(30.0, "minutes after which a push is given up", _POSITIVE, may_change=True)
     hub_private_repo: bool = _field(True, "make a new repository private", may_change=True)
+    hub_revision: str | None = _field(None, "branch to publish to (default: main)", may_change=True)
+    hub_license: str = _field(CardOptions.license, HELP["license"], may_change=True)
+    hub_project_url: str | None = _field(None, HELP["project_url"], may_change=True)
+    hub_tags: str = _field("", HELP["tags"], may_change=True)
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = _field(
         "none",
         "also send metrics and the recipe to this tracker, through Accelerate; metrics.jsonl is always written",
@@ -269,7 +275,7 @@ class Recipe:
             raise ValueError(f"batch_size ({self.batch_size}) is not a multiple of accumulation_steps ({steps})")
         if self.push_every and not self.push_to_hub:
             raise ValueError(f"push_every is {self.push_every}, but push_to_hub names no repository")
-        self.puzzle_options  # noqa: B018  (a bad one is named before anything is read)
+        self.puzzle_options, self.card_options  # noqa: B018  (a bad one is named before anything is read)
         if self.images_per_puzzle and not self.augment:
             raise ValueError(f"images_per_puzzle is {self.images_per_puzzle}, but augment is off")
 
@@ -285,6 +291,11 @@ class Recipe:
         if self.min_lr_ratio == 1:
             free.add("max_steps")
         return {name: value for name, value in vars(self).items() if name not in free}
+
+    @property
+    def card_options(self) -> CardOptions:
+        """What the card of a published checkpoint is told."""
+        return CardOptions(self.hub_license, self.hub_project_url, self.hub_tags)
 
     @property
     def puzzle_options(self) -> dict[str, str]:
