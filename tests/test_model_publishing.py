@@ -171,6 +171,28 @@ def test_publish_command(connected, checkpoint, capsys):
     assert not Repo(connected.folder, "models", "puzzles/open").settings["private"]
 
 
+def test_checkpoints_are_read_through_a_cache(connected, checkpoint, tmp_path):
+    """`--cache_dir` of the commands that solve, calibrate and train."""
+    publish_checkpoint(checkpoint, "puzzles/mine")
+    data, cache = make_csv(tmp_path / "data", train=8, test=4), tmp_path / "cache"
+    recipe = ["--train_data", data, "--output_dir", tmp_path / "run", "--max_steps", 1, "--warmup_steps", 0,
+              "--compile", "off", "--batch_size", 4]  # fmt: skip
+    for words in (
+        ["solve", "--model", "puzzles/mine", "." * 16],
+        ["calibrate", "--model", "puzzles/mine", "--data", data, "--output", tmp_path / "calibrated"],
+        ["train", "--init_from", "puzzles/mine", *recipe],
+    ):
+        done = run(connected, tmp_path / "other", sys.executable, "-m", "air_hf.cli", *words, "--cache_dir", cache,
+                   check=False)  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        assert (cache / "models--puzzles--mine" / "snapshots").is_dir()
+        assert not list((tmp_path / "other").rglob("*.safetensors"))
+        shutil.rmtree(cache)
+    facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert facts["init_from"]["repository"] == "puzzles/mine"
+    assert str(cache) not in json.dumps(facts)
+
+
 def test_a_bare_name_is_one_of_the_owners(connected, checkpoint, capsys):
     assert publish_command(checkpoint, "mine") == 0
     commit = connected.head("model", "alice/mine")

@@ -246,7 +246,7 @@ def test_fields_describe_themselves():
     recipe = Recipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
     assert all(entry.metadata["help"] for entry in dataclasses.fields(Recipe))
     private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub",
-               "family_options", "hub_project_url", "hub_tags", "hub_revision", "hub_license"}  # fmt: skip
+               "family_options", "hub_project_url", "hub_tags", "hub_revision", "hub_license", "cache_dir"}  # fmt: skip
     assert not private & recipe.marked("published").keys()
     assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
     assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled

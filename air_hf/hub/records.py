@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from air_hf.data import COMMIT
 from air_hf.evaluation import EvaluationResult, bare_name
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS
 from air_hf.modeling import CheckpointError
@@ -27,7 +28,6 @@ _SCORES: dict[str, Any] = {
 }  # fmt: skip
 _CURVES = {"loss": 2, "evaluations": 3}  # numbers of a point
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,7 +46,7 @@ def _digest(value: Any) -> str | None:
 
 
 def _commit(value: Any) -> str | None:
-    return value if isinstance(value, str) and _COMMIT.fullmatch(value) else None
+    return value if isinstance(value, str) and COMMIT.fullmatch(value) else None
 
 
 def _repository(value: Any) -> str | None:

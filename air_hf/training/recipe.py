@@ -86,6 +86,9 @@ class Recipe:
     dataset_revision: str | None = _field(
         None, "its branch, tag or commit (default: main)", may_change=True, published=True
     )
+    cache_dir: str | None = _field(
+        None, "folder for what is downloaded from the Hub (default: the caches of the Hub's libraries)", may_change=True
+    )
     puzzle: str | None = _field(
         None,
         "what the boards are, e.g. sudoku-9x9; grid-3x4 for a puzzle of your own (default: read off the first board)",
