@@ -4,6 +4,7 @@ Axis letters: N puzzles, B slots of a batch, S cells.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,6 +33,7 @@ from air_hf.puzzles.reading import (
     sample_rows,
 )
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # The first row's number and the columns of consecutive rows.
 Rows = tuple[int, dict[str, list]]
 
@@ -46,6 +48,8 @@ class PuzzleSet:
         source (`str`): where they came from, for messages and reports.
         puzzle_ids (int64 array of shape `(N,)`, *optional*): which row of a model's prefix table each puzzle has, for
             sets of several tasks; 0 for all if None.
+        commit (`str`, *optional*): of the data set on the Hub that they are from; None for files, and where nothing
+            says which it was.
     """
 
     puzzle: Puzzle
@@ -53,6 +57,7 @@ class PuzzleSet:
     answers: np.ndarray
     source: str
     puzzle_ids: np.ndarray | None = None
+    commit: str | None = None
 
     def __post_init__(self):
         if self.puzzle_ids is None:
@@ -181,14 +186,24 @@ def load_published(
         cache_dir (`str`, *optional*): for what is downloaded.
 
     Raises:
-        DataError: no such data set, configuration or split, or a bad row.
+        DataError: no such data set, configuration or split, or a bad row; or the Hub is out of reach, and the cache
+            holds another commit than the one asked for.
     """
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision, cache_dir=cache_dir)
     except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is an OSError
         raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
     where = f"{name}, {config or 'default configuration'}, {split}"
-    return replace(load_puzzles(rows, puzzle, options=options), source=where)
+    commit = _commit_of(rows)
+    if revision is not None and commit not in (None, revision) and COMMIT.fullmatch(revision):
+        raise DataError(f"{where}: commit {revision} cannot be had from the Hub; the cache holds commit {commit}")
+    return replace(load_puzzles(rows, puzzle, options=options), source=where, commit=commit)
+
+
+def _commit_of(rows: datasets.Dataset) -> str | None:
+    """The commit that rows are of, by which `datasets` calls their folder in its cache; None for those of no Hub."""
+    folders = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    return next((folder for folder in folders if COMMIT.fullmatch(folder)), None)
 
 
 def _check_rows(rows: Callable[[], Iterable[Rows]], puzzle: Puzzle | None, name: str) -> PuzzleSet:

@@ -203,8 +203,11 @@ def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
 
 
 def bare_name(source: str) -> str:
-    """A file's name without its folders: "a/b/test.csv (4 of 9, seed 0)" is "test.csv (4 of 9, seed 0)"."""
-    return re.split(r"[/\\]", source)[-1]
+    """A file's name without its folders: "a/b/test.csv (4 of 9, seed 0)" is "test.csv (4 of 9, seed 0)".
+
+    It is the same on every system: "C:\\a\\test.csv" is "test.csv", too.
+    """
+    return re.split(r"[/\\]|^[A-Za-z]:|^~", source.rstrip("/\\"))[-1]
 
 
 def _valid_rate(puzzles: PuzzleSet, answers: np.ndarray) -> float | None:

@@ -1,5 +1,6 @@
 """Checkpoints on the Hub, with the real client against the server of support/: train, push, load, solve, and faults."""
 
+import argparse
 import ast
 import hashlib
 import json
@@ -20,9 +21,12 @@ from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
 from air_hf import cli
+from air_hf.card_options import CardOptions
+from air_hf.commands import publish
 from air_hf.hub import CheckpointError, PublishError
 from air_hf.hub.model_card import find_variant, write_model_card
 from air_hf.hub.publishing import BackgroundPublisher, publish_checkpoint, stage_checkpoint
+from air_hf.hub.records import published_record
 from air_hf.hub.sweep import publish_sweep
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
@@ -39,11 +43,11 @@ import torch
 from transformers import AutoModel, AutoTokenizer, pipeline
 repository, revision, boards = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
 model = AutoModel.from_pretrained(repository, revision=revision, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=False)
+tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision, trust_remote_code=False)
 ids = tokenizer(boards, return_tensors="pt").input_ids
 answers = [answer for part in ids.split(100) for answer in model.solve(part).sequences]
 direct = [tokenizer.decode(answer).replace(tokenizer.pad_token, "?") for answer in answers]
-solver = pipeline("puzzle-solving", model=repository, trust_remote_code=True)
+solver = pipeline("puzzle-solving", model=repository, revision=revision, trust_remote_code=True)
 answers = solver(boards, batch_size=100)
 assert [answer["solution"] for answer in answers] == direct
 print(json.dumps(answers))
@@ -91,20 +95,16 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
     assert "401 Unauthorized" in reports
     assert "the Hub does not know the token: see `hf auth login`" in reports
     assert "published as puzzles/first, commit" in reports
-    train(
-        hub,
-        home,
-        data,
-        tmp_path / "second",
-        "L2x_H2x-prepend-keep",
-        "--max_steps",
-        2,
-        "--push_to_hub",
-        "puzzles/second",
-    )
+    words = ["--max_steps", 2, "--push_to_hub", "puzzles/second", "--hub_license", "mit", "--hub_tags", "mine, too",
+             "--hub_project_url", "https://example.org/air", "--hub_revision", "v2"]  # fmt: skip
+    train(hub, home, data, tmp_path / "second", "L2x_H2x-prepend-keep", *words)
+    branches = {"first": "main", "second": "v2"}
+    assert set(hub.files("model", "puzzles/second")) == {".gitattributes"}  # main is as it was made
+    options = {"first": ("apache-2.0", set(), False), "second": ("mit", {"mine", "too"}, True)}
 
     for name in ("first", "second"):
-        files, checkpoint = hub.files("model", f"puzzles/{name}"), tmp_path / name / "checkpoint"
+        files = hub.files("model", f"puzzles/{name}", branches[name])
+        checkpoint = tmp_path / name / "checkpoint"
         local = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
         assert set(files) - {".gitattributes"} == {path for path in local if not path.startswith("training_state")}
         assert {"modeling_air.py", "configuration_air.py", "pipeline_air.py", "README.md", "model.safetensors"} <= set(
@@ -118,6 +118,9 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
         metadata = yaml.safe_load(card.split("---")[1])
         scores = json.loads(files["evaluation.json"])
         assert metadata["library_name"] == "transformers"
+        license, tags, has_url = options[name]
+        assert (metadata["license"], "Project: <https://example.org/air>" in card) == (license, has_url)
+        assert tags == {"mine", "too"} & set(metadata["tags"])
         assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["exact_accuracy"]
         assert f"| exact accuracy | {scores['exact_accuracy']:.1%} |" in card
 
@@ -125,7 +128,7 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
     assert len(boards) == 1000
     (tmp_path / "boards.json").write_text(json.dumps(boards))
     for name in ("first", "second"):
-        revision = hub.head("model", f"puzzles/{name}")
+        revision = hub.head("model", f"puzzles/{name}", branches[name])
         done = run(hub, tmp_path / "other", sys.executable, "-I", "-c", USE, f"puzzles/{name}", revision,
                    tmp_path / "boards.json")  # fmt: skip
         answers = json.loads(done.stdout)
@@ -193,6 +196,28 @@ def test_publish_command(connected, checkpoint, capsys):
     assert Repo(connected.folder, "models", "puzzles/mine").settings["private"]
     assert publish_command(checkpoint, "puzzles/open", "--public") == 0
     assert not Repo(connected.folder, "models", "puzzles/open").settings["private"]
+
+
+def test_checkpoints_are_read_through_a_cache(connected, checkpoint, tmp_path):
+    """`--cache_dir` of the commands that solve, calibrate and train."""
+    publish_checkpoint(checkpoint, "puzzles/mine")
+    data, cache = make_csv(tmp_path / "data", train=8, test=4), tmp_path / "cache"
+    recipe = ["--train_data", data, "--output_dir", tmp_path / "run", "--max_steps", 1, "--warmup_steps", 0,
+              "--compile", "off", "--batch_size", 4]  # fmt: skip
+    for words in (
+        ["solve", "--model", "puzzles/mine", "." * 16],
+        ["calibrate", "--model", "puzzles/mine", "--data", data, "--output", tmp_path / "calibrated"],
+        ["train", "--init_from", "puzzles/mine", *recipe],
+    ):
+        done = run(connected, tmp_path / "other", sys.executable, "-m", "air_hf.cli", *words, "--cache_dir", cache,
+                   check=False)  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        assert (cache / "models--puzzles--mine" / "snapshots").is_dir()
+        assert not list((tmp_path / "other").rglob("*.safetensors"))
+        shutil.rmtree(cache)
+    facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert facts["init_from"]["repository"] == "puzzles/mine"
+    assert str(cache) not in json.dumps(facts)
 
 
 def test_a_bare_name_is_one_of_the_owners(connected, checkpoint, capsys):
@@ -263,7 +288,30 @@ def test_abandoned_within_a_second(connected, checkpoint):
         f"step 4 is not published, training goes on: {checkpoint}: puzzles/mine: the push failed (it was given up)"
         in (reports[1])
     )
-    assert f"then: air-hf publish {checkpoint} puzzles/mine" in reports[2]
+    assert f"then: air-hf publish {checkpoint} puzzles/mine --license=apache-2.0" in reports[2]
+
+
+def test_the_command_that_repeats_a_lost_push_is_complete(connected, checkpoint, tmp_path, monkeypatch):
+    """Read back by the command's own parser it means what the run was told, in whatever folder it is typed."""
+    place = tmp_path / "my run's $checkpoint"
+    checkpoint.rename(place)
+    card = CardOptions("mit", "https://example.org/a?b=1&c='2'", ["one tag", "-x", "$HOME"])
+    connected.inject(Fault("status", match="create", status=403, times=9))
+    for private, revision, options in ((True, None, CardOptions()), (False, "-a branch;", card)):
+        reports: list[str] = []
+        publisher = BackgroundPublisher("puzzles/mine", private, reports.append, revision=revision, timeout=123.5,
+                                        card=options)  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        publisher.finish(place.relative_to(tmp_path))
+        monkeypatch.chdir("/")
+        words = shlex.split(reports[0].split("then: ")[1])
+        parser = argparse.ArgumentParser()
+        publish.configure(parser)
+        assert words[:2] == ["air-hf", "publish"]
+        args = parser.parse_args(words[2:])
+        assert (args.checkpoint, args.repository) == (place, "puzzles/mine")
+        expected = {"private": private, "revision": revision, "timeout": 123.5, "card": options}
+        assert publish.publishing_options(args) == expected
 
 
 def test_a_finished_run_is_not_kept_alive(connected, checkpoint):
@@ -390,11 +438,12 @@ def test_names_of_variants_are_found():
 
 def training_facts(**changes) -> dict:
     """What a run of 10 steps leaves in `training.json`."""
-    split = {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "abc", "example": "1" + "." * 15}
+    split = {"puzzle": "sudoku-4x4", "puzzles": 7, "sha256": "ab" * 32, "example": "1" + "." * 15}
     return {
         "step": 10, "ema": 0.99, "minutes": 1.5, "hardware": "CPU", "processes": 2, "versions": {"torch": "2"},
-        "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "max_steps": 10, "seed": 3,
-                      "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1, "min_lr_ratio": 1, "weight_decay": 1},
+        "arguments": {"variant": "Lx_H", "dataset": "org/sudoku", "dataset_config": "1k", "dataset_revision": "f" * 40,
+                      "max_steps": 10, "seed": 3, "batch_size": 8, "learning_rate": 0.1, "warmup_steps": 1,
+                      "min_lr_ratio": 1, "weight_decay": 1},
         "data": {"train": split, "test": split},
         "curves": {"loss": [[1, 2.0], [2, 1.0]], "evaluations": [[2, 0.5, 0.75]]},
         "finished": True,
@@ -427,8 +476,9 @@ def test_card_of_a_whole_benchmark(checkpoint):
     """Its name, with results also in `.eval_results/`, in the Hub's format."""
     card, metadata = write_card(checkpoint, training_facts(), evaluation(**BENCHMARK, whole_split=True))
     assert metadata["datasets"] == ["org/sudoku"]
-    for text in ("10 steps", "2 processes, seed 3", "`abc`", "**50.0%** of the test split of org/sudoku, 7 puzzles",
-                 "'1...............'", "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
+    for text in ("10 steps", "2 processes, seed 3", f"`{'ab' * 32}`",
+                 "**50.0%** of the test split of org/sudoku, 7 puzzles", "'1...............'",
+                 "| learning_rate | 0.1 |", "![Loss and accuracy"):  # fmt: skip
         assert text in card
     assert (checkpoint / "images" / "training.png").read_bytes().startswith(b"\x89PNG")
     (result,) = yaml.safe_load((checkpoint / ".eval_results" / "exact_accuracy.yaml").read_text())
@@ -447,12 +497,12 @@ def test_card_of_a_whole_benchmark(checkpoint):
         BENCHMARK,  # recorded before it was known whether all was scored
         BENCHMARK | {"whole_split": False},
         BENCHMARK | {"whole_split": True, "split": "train"},
-        BENCHMARK | {"whole_split": True, "dataset": "data/made"},
+        BENCHMARK | {"whole_split": True, "dataset_revision": None},  # a folder called like a repository has no commit
+        BENCHMARK | {"whole_split": True, "dataset_revision": "main"},
+        BENCHMARK | {"whole_split": True, "dataset": "a/folder/set"},
     ],
 )
-def test_no_other_score_is_called_a_benchmarks(checkpoint, changes, monkeypatch):
-    monkeypatch.chdir(checkpoint.parent)
-    (checkpoint.parent / "data" / "made").mkdir(parents=True)
+def test_no_other_score_is_called_a_benchmarks(checkpoint, changes):
     _, metadata = write_card(checkpoint, training_facts(), evaluation(**changes))
     assert not (checkpoint / ".eval_results" / "exact_accuracy.yaml").exists()
     (results,) = metadata["model-index"]
@@ -463,17 +513,56 @@ def test_no_other_score_is_called_a_benchmarks(checkpoint, changes, monkeypatch)
     assert "/" not in metadata["model-index"][0]["results"][0]["dataset"]["name"].replace("org/sudoku", "")
 
 
-def test_no_path_is_published(checkpoint, tmp_path):
-    arguments = training_facts()["arguments"] | {"dataset": "made/here/set", "init_from": str(tmp_path / "other")}
-    (checkpoint / "training.json").write_text(json.dumps(training_facts(arguments=arguments)))
-    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation()))
+PLACES = [
+    "made/here/set", "/home/me/set", "~/secret/set", "~me/secret/set", "../secret/set", "./secret/set",
+    "C:\\Users\\me\\set", "C:/Users/me/set", "\\\\server\\share\\set", "secret\\set", "/home/me/set (4 of 9, seed 0)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
+    """Wherever in the records it stands, and whatever folder the command is run in."""
+    split = training_facts()["data"]["test"] | {"name": place, "dataset": place, "file": place}
+    arguments = training_facts()["arguments"] | {"dataset": place, "train_data": place, "output_dir": place}
+    training = training_facts(arguments=arguments, hardware=place, data={"train": split, "test": split})
+    training |= {"init_from": {"name": place, "repository": place}, "notes": [{"seen": [place]}], "source_file": place}
+    (checkpoint / "training.json").write_text(json.dumps(training))
+    scores = evaluation(data=place, dataset=place, data_sha256="ef" * 32, notes={"at": place})
+    (checkpoint / "evaluation.json").write_text(json.dumps(scores))
+    (checkpoint / "solve_config.json").write_text(json.dumps({"max_segments": 4, "data": place, "folder": place}))
     staged = stage_checkpoint(checkpoint, tmp_path / "staged", "org/model")
-    text = b"".join(contents(staged)[name] for name in ("README.md", "training.json", "evaluation.json")).decode()
-    for path in (str(tmp_path), "/home/me", "made/here"):
-        assert path not in text
-    assert json.loads((staged / "evaluation.json").read_text())["data"] == "test.csv"
-    assert json.loads((staged / "evaluation.json").read_text())["data_sha256"] == "ef" * 32
-    assert "7 puzzles of test.csv" in text
+    records = {path.name: json.loads(path.read_text()) for path in staged.glob("*.json")}
+    text = "".join(path.read_text() for path in staged.iterdir() if path.suffix in (".md", ".json"))
+    for folder in ("made", "home", "secret", "server", "Users"):
+        assert not re.search(rf"(^|\W){folder}[/\\]", text)
+    name = re.split(r"[/\\]", place)[-1]
+    assert (records["evaluation.json"]["data"], records["evaluation.json"]["data_sha256"]) == (name, "ef" * 32)
+    assert records["training.json"]["data"]["train"]["name"] == records["solve_config.json"]["data"] == name
+    assert f"7 puzzles of {name}" in text
+    unknown = {"notes", "tracker_run", "train_data", "output_dir", "file", "folder"}
+    assert not unknown & {key for record in records.values() for key in record}
+    (tmp_path / "elsewhere" / "made" / "here" / "set").mkdir(parents=True)  # the first place is one there
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = stage_checkpoint(checkpoint, tmp_path / "again", "org/model")
+    assert contents(again) == contents(staged)
+
+
+def test_symbols_of_boards_are_published_as_they_are():
+    """Also those that separate folders elsewhere."""
+    split = training_facts()["data"]["test"] | {"example": "/~\\" + "." * 13}
+    arguments = training_facts()["arguments"] | {"symbols": "/~\\.", "givens": "/"}
+    training = training_facts(arguments=arguments, data={"train": split, "test": split})
+    published = published_record("training.json", training)
+    assert (published["arguments"], published["data"]) == (arguments, {"train": split, "test": split})
+
+
+def test_a_data_set_is_named_with_its_commit():
+    """As the Hub calls it, and the part of it that was scored."""
+    known = BENCHMARK | {"data": "org/sudoku, 1k, test (4 of 9, seed 0)"}
+    assert published_record("evaluation.json", known) == known
+    for revision in (None, "main", "f" * 39):
+        unknown = published_record("evaluation.json", known | {"dataset_revision": revision})
+        assert unknown == {"split": "test", "data": "sudoku, 1k, test (4 of 9, seed 0)"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from support.hub_processes import ROOT, client_pool, contents, run
 from support.hub_server import Fault
 from support.training import make_csv
 
+from air_hf.runs.data import load_data, load_dataset
+from air_hf.training import Recipe
+
 pytest_plugins = ["support.hub_fixtures"]
 REPO = "puzzles/tiny-sudoku"
 LOAD = """
@@ -88,6 +91,49 @@ def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
     done = run(hub, home, sys.executable, "examples/evaluate.py", "--checkpoint", checkpoint, "--dataset", REPO)
     assert "16 of sudoku-4x4" in done.stdout
     assert not hub.unknown_requests
+
+
+def test_the_commit_of_the_cache_is_recorded(hub, built, tmp_path):
+    """Where the Hub is out of reach; another one than that is never taken for it. `--cache_dir` is that cache."""
+    with client_pool(hub, tmp_path / "home") as pool:
+        pool.submit(push, built, REPO).result()
+    commit, cache, scores = hub.head("dataset", REPO), tmp_path / "cache", tmp_path / "scores.json"
+
+    def evaluate(*words, offline: int, check: bool = True) -> subprocess.CompletedProcess:
+        words = ["--checkpoint", "sudoku-4x4", "--dataset", REPO, "--max_segments", 1, "--cache_dir", cache,
+                 "--output", scores, *words]  # fmt: skip
+        program = ["env", f"HF_HUB_OFFLINE={offline}", sys.executable, "-m", "air_hf.cli", "evaluate"]
+        return run(hub, tmp_path / "home", *program, *words, check=check)
+
+    for offline in (0, 1):
+        for words in ([], ["--dataset_revision", commit]):
+            evaluate(*words, offline=offline)
+            recorded = json.loads(scores.read_text())
+            assert (recorded["dataset"], recorded["dataset_revision"]) == (REPO, commit)
+            scores.unlink()
+    assert not (tmp_path / "home" / "datasets").exists()
+    done = evaluate("--dataset_revision", "0" * 40, offline=1, check=False)
+    assert done.returncode == 2
+    assert f"commit {'0' * 40} cannot be had from the Hub; the cache holds commit {commit}" in done.stderr
+    assert not scores.exists()
+
+
+def test_training_reads_through_its_cache(hub, built, tmp_path):
+    with client_pool(hub, tmp_path / "home") as pool:
+        pool.submit(push, built, REPO).result()
+        recipe = Recipe(dataset=REPO, cache_dir=str(tmp_path / "cache"))
+        sources = pool.submit(load_data, recipe).result()
+    assert [source.dataset_revision for source in sources] == [hub.head("dataset", REPO)] * 2
+    assert not (tmp_path / "home" / "datasets").exists()
+
+
+def test_an_unknown_commit_is_said(built, monkeypatch):
+    """As where a later version of `datasets` lays out its cache in another way."""
+    monkeypatch.setattr("air_hf.data._commit_of", lambda rows: None)
+    monkeypatch.setattr("air_hf.runs.data.Path.exists", lambda path: False)  # so that a folder counts as a repository
+    with pytest.warns(UserWarning, match="which commit of it was loaded is unknown, and not recorded"):
+        source = load_dataset(str(built), None, "test")
+    assert source.origin()["dataset_revision"] is None
 
 
 def upload_source(folder: Path) -> None:

@@ -247,7 +247,8 @@ def test_fields_describe_themselves():
     """Nothing that is only on one machine is published, and what decides the weights may not change on resume."""
     recipe = RunRecipe(train_data="/home/me/puzzles", output_dir="/scratch/me", min_lr_ratio=0.5)
     assert all(entry.metadata["help"] for entry in dataclasses.fields(RunRecipe))
-    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub"}
+    private = {"train_data", "test_data", "dataset", "output_dir", "resume_from", "init_from", "push_to_hub",
+               "family_options", "hub_project_url", "hub_tags", "hub_revision", "hub_license", "cache_dir"}  # fmt: skip
     assert not private & recipe.marked("published").keys()
     assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
     assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled
@@ -262,6 +263,8 @@ def test_fields_describe_themselves():
         ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of adam_atan2, adamw, muon"),
         ({"collective_timeout": 0}, "collective_timeout is 0; it must be positive"),
         ({"push_every": 1}, "push_every is 1, but push_to_hub names no repository"),
+        ({"hub_license": "My own!"}, "license is 'My own!'; expected an identifier"),
+        ({"hub_project_url": "x"}, "project_url is 'x'; expected an address"),
     ],
 )
 def test_recipes_made_in_python(fields, message):

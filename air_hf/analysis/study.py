@@ -48,7 +48,6 @@ class Study:
 
 def load_study(
     checkpoint: str,
-    revision: str | None = None,
     data: str | None = None,
     dataset: str | None = None,
     dataset_config: str | None = None,
@@ -56,22 +55,24 @@ def load_study(
     seed: int = 0,
     device: str | None = None,
     task: str | None = None,
+    **place,
 ) -> tuple[AIRForPuzzleSolving, PuzzleSet, dict]:
     """A checkpoint of a folder or the Hub, a sample of its puzzles, and the facts that make the numbers repeatable.
 
     Args:
-        checkpoint (`str`), revision (`str`, *optional*): folder, or repository on the Hub.
+        checkpoint (`str`): folder, or repository on the Hub.
         data (`str`, *optional*): CSV file, or folder with test.csv.
         dataset (`str`, *optional*), dataset_config (`str`, *optional*): a data set on the Hub instead; that of the
             paper's task if neither is given.
         count (`int`), seed (`int`): of the sample.
         device (`str`, *optional*): an accelerator if there is one.
         task (`str`, *optional*): the family that the checkpoint must solve.
+        place: `revision` of the checkpoint's repository, `cache_dir` for what is downloaded, `token`.
 
     Raises:
         ValueError: no such checkpoint, one that names no puzzle or another task's, or fewer puzzles than asked for.
     """
-    model = load_model(checkpoint, revision=revision)
+    model = load_model(checkpoint, **place)
     config = model.config
     if config.puzzle is None:
         raise CheckpointError(
@@ -83,16 +84,18 @@ def load_study(
             f"{checkpoint} solves {config.puzzle} ({config.vocab_size} symbols, {config.seq_len} cells); "
             f"the task asked for is {task}"
         )
-    puzzles = _load_test_puzzles(puzzle_of(config), data, dataset, dataset_config).sample(count, seed)
+    cache_dir = place.get("cache_dir")
+    puzzles = _load_test_puzzles(puzzle_of(config), data, dataset, dataset_config, cache_dir).sample(count, seed)
     device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     facts = {
         "checkpoint": str(checkpoint),
-        "revision": revision,
-        "weights_sha256": weights_sha256(checkpoint, revision),
-        "variant": _variant(checkpoint, revision, config),
+        "revision": place.get("revision"),
+        "weights_sha256": weights_sha256(checkpoint, **place),
+        "variant": _variant(checkpoint, config, **place),
         "puzzle": config.puzzle,
         "data": puzzles.source,
         "data_sha256": puzzles.sha256(),
+        "data_commit": puzzles.commit,
         "puzzles": len(puzzles),
         "seed": seed,
         "torch": torch.__version__,
@@ -101,7 +104,9 @@ def load_study(
     return model.to(device), puzzles, facts
 
 
-def _load_test_puzzles(puzzle: Puzzle, data: str | None, dataset: str | None, dataset_config: str | None) -> PuzzleSet:
+def _load_test_puzzles(
+    puzzle: Puzzle, data: str | None, dataset: str | None, dataset_config: str | None, cache_dir: str | None
+) -> PuzzleSet:
     if data is not None and dataset is not None:
         raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
     if data is not None:
@@ -109,19 +114,19 @@ def _load_test_puzzles(puzzle: Puzzle, data: str | None, dataset: str | None, da
     dataset = dataset or builder_of(puzzle.family).HUB_REPO
     if dataset is None:
         raise DataError(f"there is no public data set of {puzzle.name}; say which puzzles, by --data or --dataset")
-    return load_published(dataset, dataset_config, "test", None, puzzle)
+    return load_published(dataset, dataset_config, "test", None, puzzle, cache_dir=cache_dir)
 
 
-def _variant(checkpoint: str, revision: str | None, config) -> str:
+def _variant(checkpoint: str, config, **place) -> str:
     """As the run was started or, where nothing says so, as the configuration looks."""
-    recorded = training_facts(checkpoint, revision=revision)
+    recorded = training_facts(checkpoint, **place)
     return (recorded.get("arguments") or recorded).get("variant") or find_variant(config)
 
 
-def weights_sha256(checkpoint: str, revision: str | None = None) -> str:
+def weights_sha256(checkpoint: str, **place) -> str:
     """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
     for name in ("model.safetensors", "model.safetensors.index.json"):
-        path = find_file(checkpoint, name, revision=revision)
+        path = find_file(checkpoint, name, **place)
         if path is not None:
             return sha256(path)
     raise CheckpointError(f"{checkpoint} holds no model.safetensors")

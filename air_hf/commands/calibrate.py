@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from air_hf.commands.place import add_place_options, place_of
 from air_hf.data import load_puzzles
 from air_hf.files import write_text
 from air_hf.hub import load_model
@@ -16,7 +17,7 @@ CURVE = "calibration.png"
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository")
-    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    add_place_options(parser)
     parser.add_argument("--data", required=True, help="CSV file of puzzles with answers, or a folder with test.csv")
     parser.add_argument("--limit", type=int, help="a random sample of this many of them")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -34,7 +35,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     folder = args.output or Path(args.model)
     if args.output is None and not folder.is_dir():
         raise ValueError(f"{args.model} is no folder to store the choice in; give an --output")
-    model = load_model(args.model, revision=args.revision).to(args.device)
+    model = load_model(args.model, **place_of(args)).to(args.device)
     puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
     if args.limit is not None:
         puzzles = puzzles.sample(args.limit, args.seed)

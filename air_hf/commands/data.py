@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from air_hf.commands.place import add_cache_option
 from air_hf.dataset_builders.builders import builder_of
 from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository, read_provenance
 from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     build.add_argument("--num_test", type=int, help="puzzles to generate (default 1000)")
     build.add_argument("--license", help="of the puzzles (default: apache-2.0 if generated, else unknown)")
     build.add_argument("--num_proc", type=int, help="processes that write (default 1)")
-    build.add_argument("--cache_dir", help="for downloads and generated puzzles (default: that of datasets)")
+    add_cache_option(build)
     _add_family_options(build)
 
     publish = actions.add_parser("publish", help="push a built folder to the Hub in one commit")
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     info = actions.add_parser("info", help="say what a built folder or a published repository holds")
     info.add_argument("source", help="folder, or ORG/NAME on the Hub")
     info.add_argument("--revision", help="of the repository")
+    add_cache_option(info)
     info.add_argument("--check", action="store_true", help="compare every file and row with the recorded SHA-256")
 
     workers = {"generate": _generate, "build": _build, "publish": _publish, "info": _info}
@@ -140,7 +142,7 @@ def _info(args: argparse.Namespace, _) -> None:
     folder = Path(args.source)
     if not folder.is_dir():
         names = None if args.check else ["provenance.json"]
-        folder = fetch_folder(args.source, "dataset", args.revision, names)
+        folder = fetch_folder(args.source, "dataset", args.revision, names, args.cache_dir)
     _describe(args.source, read_provenance(folder))
     if args.check:
         check_folder(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from air_hf.commands.place import add_place_options, place_of
 from air_hf.evaluation import evaluate_model
 from air_hf.files import write_text
 from air_hf.hub import load_model, training_facts
@@ -18,7 +19,7 @@ from air_hf.solving.options import add_options, config_of, describe, is_plain
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
-    parser.add_argument("--revision", help="branch, tag or commit of the repository (default: main)")
+    add_place_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", help="CSV file, or folder with test.csv")
     source.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`; its test split")
@@ -40,13 +41,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
-    place = {} if args.revision is None else {"revision": args.revision}
+    place = place_of(args)
     if args.output is not None and args.output.is_dir():  # as the current folder is, which "" stands for
         raise ValueError(f"--output is {str(args.output)!r}, a folder; expected a file for the scores")
     model = load_model(args.checkpoint, dtype=args.dtype, **place).to(_device(args.device))
     puzzle = puzzle_of(model.config)
     if args.dataset:
-        source = load_dataset(args.dataset, args.dataset_config, "test", args.dataset_revision, puzzle)
+        where = (args.dataset_config, "test", args.dataset_revision)
+        source = load_dataset(args.dataset, *where, puzzle, cache_dir=args.cache_dir)
     else:
         source = load_files(args.data, puzzle, "test")
     source = source.sample(args.limit, args.seed)

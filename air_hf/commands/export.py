@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from air_hf.commands.place import add_place_options, place_of
 from air_hf.data import load_puzzles
 from air_hf.evaluation import evaluate_model
 from air_hf.export import FORMATS, export_checkpoint, load_exported
@@ -12,7 +13,7 @@ from air_hf.hub import load_model
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     parser.add_argument("checkpoint", help="checkpoint folder or Hub repository")
-    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    add_place_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default onnx")
     parser.add_argument("--output", type=Path, required=True, help="folder; an older export in it is replaced")
     parser.add_argument("--attentions", action="store_true", help="the updates also give their attention maps")
@@ -32,14 +33,14 @@ def _export(args: argparse.Namespace) -> None:
         format=args.format,
         attentions=args.attentions,
         int8=args.int8,
-        revision=args.revision,
+        **place_of(args),
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"wrote {folder}: {size / 1e6:.1f} MB")
     if puzzles is not None:
         puzzles = puzzles if args.limit is None else puzzles.sample(args.limit, 0)
         print(f"on {len(puzzles):,} puzzles of {puzzles.source}:")
-        models = {"checkpoint": load_model(args.checkpoint, revision=args.revision), "export": load_exported(folder)}
+        models = {"checkpoint": load_model(args.checkpoint, **place_of(args)), "export": load_exported(folder)}
         for name, model in models.items():
             result = evaluate_model(model, puzzles)
             print(f"{name:<11}{result.exact_accuracy:.1%} exact, {result.cell_accuracy:.2%} of cells")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
+from air_hf.commands.place import add_place_options, place_of
 from air_hf.recipes import recipe_tasks
 
 
@@ -22,7 +23,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     parser.add_argument(
         "--checkpoint", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository"
     )
-    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    add_place_options(parser)
     parser.add_argument("--data", help=data)
     parser.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`, instead of --data")
     parser.add_argument("--dataset_config", help="its configuration (default: its default one)")
@@ -42,8 +43,8 @@ def run_parts(args: argparse.Namespace, parts, task: str | None = None):
         the model, its puzzles, and the study.
     """
     model, puzzles, facts = load_study(
-        args.checkpoint, args.revision, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed,
-        args.device, task,
+        args.checkpoint, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed, args.device, task,
+        **place_of(args),
     )  # fmt: skip
     study = run_study(
         model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from air_hf.commands.place import add_place_options, place_of
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--split", default="test", help="its split (default test)")
     model = "checkpoint folder, Hub repository, or a name (default: the one of this package that fits the first board)"
     parser.add_argument("--model", metavar="DIR_OR_REPO", help=model)
-    parser.add_argument("--revision", help="commit, tag or branch of the repository")
+    add_place_options(parser)
     parser.add_argument("--output", type=Path, help=results)
     parser.add_argument("--batch_size", type=_count, default=64, help="rollouts at a time (default 64)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of weights (default: as saved)")
@@ -94,13 +95,13 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
     dtype = {} if args.dtype is None else {"dtype": args.dtype}
     if args.model is None:
         args.model = checkpoint_for(infer_puzzle(_first_board(args)).name)
-    model = load_model(args.model, revision=args.revision, **dtype)
+    model = load_model(args.model, **place_of(args), **dtype)
     puzzle = puzzle_of(model.config)
     if puzzle is None:
         raise CheckpointError(
             f'{args.model}: config.json names no puzzle to check answers by; add it, e.g. "puzzle": "sudoku-9x9"'
         )
-    load_tokenizer(args.model, model.config, revision=args.revision)  # which checks that ids mean what the puzzle says
+    load_tokenizer(args.model, model.config, **place_of(args))  # which checks that ids mean what the puzzle says
     config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
     model.to(args.device or device or PartialState().device)
     return make_engine(model, config, args.batch_size), puzzle, config

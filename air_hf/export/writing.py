@@ -36,6 +36,7 @@ def export_checkpoint(
     attentions: bool = False,
     int8: bool = False,
     revision: str | None = None,
+    cache_dir: str | None = None,
 ) -> Path:
     """Writes the graphs [`GRAPHS`] of a checkpoint, their weights, config.json and export.json into a folder.
 
@@ -52,6 +53,7 @@ def export_checkpoint(
             float32: rounding them, too, as onnxruntime's dynamic quantisation does, leaves nothing of a recursion's
             accuracy (docs/export.md).
         revision (`str`, *optional*): branch, tag or commit of the repository.
+        cache_dir (`str`, *optional*): for what is downloaded.
 
     Returns:
         `Path`: the folder.
@@ -63,7 +65,7 @@ def export_checkpoint(
     """
     output = Path(output)
     _check_request(format, output)
-    model = load_model(source, revision=revision, dtype=torch.float32, attn_implementation="eager")
+    model = load_model(source, revision=revision, cache_dir=cache_dir, dtype=torch.float32, attn_implementation="eager")
     if attentions and model.config.mixer != "attention":
         raise ExportError(f'{source} has no attention to export: its mixer is "{model.config.mixer}"')
     with atomic_folder(output) as folder:

@@ -1,18 +1,16 @@
 """The card of a checkpoint, written from its own files: `config.json`, `training.json` and `evaluation.json`."""
 
-import re
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from yaml import safe_dump
 
+from air_hf.card_options import CardOptions
 from air_hf.files import atomic_file, write_text
-from air_hf.hub.loading import read_config
-from air_hf.hub.records import Records, hub_name, read_records, without_paths
+from air_hf.hub.loading import TRAINING_FACTS, read_config
+from air_hf.hub.records import Records, hub_name, published_record, read_records
 from air_hf.modeling import AIRConfig
 from air_hf.puzzles import Puzzle, puzzle_of
 from air_hf.variants import VARIANTS
@@ -20,7 +18,6 @@ from air_hf.variants import VARIANTS
 _CURVE = "images/training.png"
 _LONGEST_LINE = 90  # symbols of a board that is printed on one line
 _RECIPE_ORDER = ("variant", "max_steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay")
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _TEXT = """---
 {metadata}
 ---
@@ -115,30 +112,6 @@ stand for is not recorded, so it has no tokenizer.
 """
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What a card says that its checkpoint does not know.
-
-    Args:
-        license (`str`): identifier of the Hub's list, e.g. "apache-2.0", "mit".
-        project_url (`str`, *optional*): where the project is, `https://...`.
-        tags (`Iterable[str]`): tags beside those that every card has.
-
-    Raises:
-        ValueError: no identifier of a licence, or no address.
-    """
-
-    license: str = "apache-2.0"
-    project_url: str | None = None
-    tags: Iterable[str] = ()
-
-    def __post_init__(self):
-        if not _LICENSE.fullmatch(self.license):
-            raise ValueError(f"license is {self.license!r}; expected an identifier as apache-2.0 or mit")
-        if self.project_url is not None and not re.fullmatch(r"https?://[^\s)>]+", self.project_url):
-            raise ValueError(f"project_url is {self.project_url!r}; expected an address, https://...")
-
-
 def write_model_card(
     folder: str | Path, repository: str | None = None, options: CardOptions | None = None, more: str = ""
 ) -> None:
@@ -169,7 +142,7 @@ def write_model_card(
         use=_use(repository or ".", puzzle, example, (folder / "modeling_air.py").is_file()),
         place=_place(config, variant),
         architecture=_architecture(config),
-        training=_training(without_paths(records.training), has_curve),
+        training=_training(published_record(TRAINING_FACTS, records.training), has_curve),
         results=_results(records),
         more=more,
         boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
@@ -196,7 +169,7 @@ def find_variant(config: AIRConfig) -> str:
 
 
 def _metadata(config: AIRConfig, records: Records, variant: str, name: str, options: CardOptions) -> str:
-    dataset, scores = hub_name(records.arguments.get("dataset")), records.scores
+    dataset, scores = hub_name(records.arguments), records.scores
     family = config.puzzle.split("-")[0] if config.puzzle else "puzzle"
     results = []
     if scores:

@@ -1,6 +1,8 @@
 """Checkpoints on the Hub: one commit with weights, configuration, tokenizer, code and card."""
 
 import json
+import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -8,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from air_hf import modeling
+from air_hf.card_options import CardOptions
 from air_hf.files import write_text
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
-from air_hf.hub.model_card import CardOptions, write_model_card
-from air_hf.hub.records import read_records, without_paths
+from air_hf.hub.model_card import write_model_card
+from air_hf.hub.records import published_record, read_records
 from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
 from air_hf.modeling import CheckpointError
+from air_hf.modeling.solving_air import SOLVE_CONFIG
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -74,7 +78,7 @@ def publish_checkpoint(
 def stage_checkpoint(
     checkpoint: Path, folder: Path, repository: str, card: CardOptions | None = None, more: str = ""
 ) -> Path:
-    """Copies what of a checkpoint is published, takes local paths out of its records, and writes tokenizer and card.
+    """Copies what of a checkpoint is published, of its records what may be, and writes tokenizer and card.
 
     Code is added where it is missing, as in the checkpoints that come with the package.
     """
@@ -85,11 +89,22 @@ def stage_checkpoint(
     puzzle = puzzle_of(read_config(folder))
     if puzzle is not None:
         build_tokenizer(puzzle).save_pretrained(folder)
-    for name in (TRAINING_FACTS, EVALUATION):
-        if records := read_facts(folder, name):
-            write_text(folder / name, json.dumps(without_paths(records), indent=2) + "\n")
+    for name in (TRAINING_FACTS, EVALUATION, SOLVE_CONFIG):
+        if record := read_facts(folder, name):
+            write_text(folder / name, json.dumps(published_record(name, record), indent=2) + "\n")
     write_model_card(folder, repository, card, more)
     return folder
+
+
+def publish_command(
+    checkpoint: str | Path, repository: str, *, private: bool, revision: str | None, timeout: float, card: CardOptions
+) -> str:
+    """The line for a shell, in whatever folder, that publishes as [`publish_checkpoint`] with these options does."""
+    options = {"license": card.license, "project_url": card.project_url, "tags": ",".join(card.tags) or None}
+    options |= {"revision": revision, "timeout": f"{timeout:g}"}
+    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    place = os.path.abspath(checkpoint)
+    return shlex.join(["air-hf", "publish", place, repository, *words, *([] if private else ["--public"])])
 
 
 class BackgroundPublisher:
@@ -116,8 +131,7 @@ class BackgroundPublisher:
     ):
         self.repository, self.report = repository, report
         self._abandoned = threading.Event()
-        self._options = {"private": private, "revision": revision, "timeout": timeout, "card": card}
-        self._options["stopped"] = self._abandoned.is_set
+        self._options = {"private": private, "revision": revision, "timeout": timeout, "card": card or CardOptions()}
         self._thread: threading.Thread | None = None
         self._under_way = 0  # step of the push that is
 
@@ -143,7 +157,9 @@ class BackgroundPublisher:
     def _push(self, copy: Path, checkpoint: str | Path, step: int) -> None:
         try:
             message = f"air-hf: in training, step {step}"
-            repository, commit = publish_checkpoint(copy, self.repository, message=message, **self._options)
+            repository, commit = publish_checkpoint(
+                copy, self.repository, message=message, stopped=self._abandoned.is_set, **self._options
+            )
             self.report(f"step {step} is published as {repository}, commit {commit[:8]}; training goes on")
         except Exception as error:  # none may end training, and none may be lost
             reason = str(error).replace(str(copy), str(checkpoint))
@@ -160,10 +176,13 @@ class BackgroundPublisher:
         while self._is_running() and not self._abandoned.is_set():
             self._thread.join(0.1)
         try:
-            repository, commit = publish_checkpoint(checkpoint, self.repository, **self._options)
+            repository, commit = publish_checkpoint(
+                checkpoint, self.repository, stopped=self._abandoned.is_set, **self._options
+            )
             self.report(f"published as {repository}, commit {commit[:8]}")
         except Exception as error:  # the run is done and saved, whatever the Hub does
-            self.report(f"{checkpoint} is not published: {error}\nthen: air-hf publish {checkpoint} {self.repository}")
+            again = publish_command(checkpoint, self.repository, **self._options)
+            self.report(f"{checkpoint} is not published: {error}\nthen: {again}")
 
     def abandon(self) -> None:
         """Gives up the push under way, if there is one, and returns within a second."""

@@ -1,12 +1,17 @@
-"""What a checkpoint records of its training and its scores: checked when read, without local paths when published."""
+"""What a checkpoint records of its training and its scores: checked when read, and what of it may be published."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from air_hf.data import COMMIT
+from air_hf.evaluation import EvaluationResult, bare_name
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS
 from air_hf.modeling import CheckpointError
+from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
 from air_hf.modeling.weights_air import read_json_object
+from air_hf.training.recipe import Recipe
 
 _NUMBER = (int, float)
 _SPLIT = {"puzzle": str, "puzzles": int, "sha256": str, "example": str}
@@ -23,7 +28,64 @@ _SCORES: dict[str, Any] = {
 }  # fmt: skip
 _CURVES = {"loss": 2, "evaluations": 3}  # numbers of a point
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_PATH = re.compile(r"(~|\.{0,2}/|[A-Za-z]:\\)\S")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def _scalar(value: Any) -> Any:
+    """A number, a truth value, or text without the folders that it may name."""
+    return bare_name(value) if isinstance(value, str) else value if isinstance(value, _NUMBER) else None
+
+
+def _symbols(value: Any) -> str | None:
+    """Symbols of boards, any of which may be one that separates folders elsewhere."""
+    return value if isinstance(value, str) else None
+
+
+def _digest(value: Any) -> str | None:
+    return value if isinstance(value, str) and _DIGEST.fullmatch(value) else None
+
+
+def _commit(value: Any) -> str | None:
+    return value if isinstance(value, str) and COMMIT.fullmatch(value) else None
+
+
+def _repository(value: Any) -> str | None:
+    return value if isinstance(value, str) and _HUB_NAME.fullmatch(value) else None
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers, in lists of any depth."""
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
+    return value if isinstance(value, _NUMBER) else None
+
+
+def _scalars(value: Any) -> dict | None:
+    return {bare_name(name): _scalar(entry) for name, entry in value.items()} if isinstance(value, dict) else None
+
+
+# What is published of a record, and as what: an entry that is not named here stays on this machine.
+_DATASET = {"dataset": _repository, "dataset_config": _scalar, "dataset_revision": _commit}
+_PUBLISHED_SPLIT = _DATASET | {
+    "puzzle": _scalar, "puzzles": _scalar, "example": _symbols, "name": _scalar, "sha256": _digest, "split": _scalar,
+    "whole_split": _scalar,
+}  # fmt: skip
+_PUBLISHED = {
+    TRAINING_FACTS: {
+        "step": _scalar, "ema": _scalar, "variant": _scalar, "minutes": _scalar, "hardware": _scalar,
+        "processes": _scalar, "finished": _scalar, "versions": _scalars,
+        "arguments": dict.fromkeys(Recipe().marked("published"), _scalar)
+        | {"symbols": _symbols, "givens": _symbols} | _DATASET,
+        "data": {"train": _PUBLISHED_SPLIT, "test": _PUBLISHED_SPLIT},
+        "curves": {"loss": _numbers, "evaluations": _numbers},
+        "init_from": {"repository": _repository, "name": _scalar, "sha256": _digest},
+        "source_file": _scalar, "source_sha256": _digest,
+    },
+    EVALUATION: {entry.name: _scalar for entry in fields(EvaluationResult)}
+    | {"exact_accuracy_by_segment": _numbers, "data_sha256": _digest} | _DATASET,
+    SOLVE_CONFIG: {entry.name: _scalar for entry in fields(SolveConfig)}
+    | dict.fromkeys(("data", "puzzles", "tolerance", "exact_all_segments", "exact", "mean_segments"), _scalar),
+}  # fmt: skip
 
 
 class Records(NamedTuple):
@@ -41,7 +103,7 @@ class Records(NamedTuple):
     def benchmark(self) -> str | None:
         """The data set on the Hub whose whole test split was scored; None if it was another file, or a part."""
         is_whole = self.scores.get("whole_split") is True and self.scores.get("split") == "test"
-        return hub_name(self.scores.get("dataset")) if is_whole else None
+        return hub_name(self.scores) if is_whole else None
 
     @property
     def tested_on(self) -> str:
@@ -53,7 +115,7 @@ class Records(NamedTuple):
     @property
     def source(self) -> str:
         """Where the scored puzzles came from: a file's name, or the data set's on the Hub."""
-        return without_paths(self.scores).get("data") or "a file that is not recorded"
+        return published_record(EVALUATION, self.scores).get("data") or "a file that is not recorded"
 
 
 def read_records(folder: Path) -> Records:
@@ -93,26 +155,40 @@ def _check_curves(curves: Any, path: Path) -> None:
             raise CheckpointError(f"{path}, curves: {name} is {repr(points)[:40]}; expected lists of {size} numbers")
 
 
-def hub_name(dataset: Any) -> str | None:
-    """`ORG/NAME` if that is what a data set is called, and there is no folder of that name; else None."""
-    is_name = isinstance(dataset, str) and _HUB_NAME.fullmatch(dataset) and not Path(dataset).exists()
-    return dataset if is_name else None
+def hub_name(record: dict) -> str | None:
+    """`ORG/NAME` of the data set that a record is about; None if it is not of the Hub, or of an unknown commit.
+
+    A folder may be called like a repository, but it has no commit.
+    """
+    return _repository(record.get("dataset")) if _commit(record.get("dataset_revision")) else None
 
 
-def without_paths(value: Any) -> Any:
-    """Records without paths of this machine: of each, its last part is left."""
-    if isinstance(value, dict):
-        published = {name: without_paths(entry) for name, entry in value.items()}
-        published |= {name: value[name] for name in ("example", "puzzle_options") if name in value}  # symbols, no paths
-        known = hub_name(value.get("dataset"))
-        for name in ("dataset", "data"):  # the second is the first and more words, where the puzzles are the Hub's
-            if isinstance(value.get(name), str) and not (known and value[name].startswith(known)):
-                published[name] = _last_part(value[name])
-        return published
-    if isinstance(value, list):
-        return [without_paths(entry) for entry in value]
-    return _last_part(value) if isinstance(value, str) and _PATH.match(value) else value
+def published_record(name: str, record: dict) -> dict:
+    """What of a record may leave this machine: known entries only, and files by their names without folders.
+
+    Args:
+        name (`str`): the record's file: "training.json", "evaluation.json" or "solve_config.json".
+        record (`dict`): what it holds.
+    """
+    return _publish(record, _PUBLISHED[name])
 
 
-def _last_part(path: str) -> str:
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+def _publish(record: dict, entries: dict[str, Any]) -> dict:
+    published = {}
+    for name, value in record.items():
+        if name not in entries:
+            continue
+        entry = entries[name]
+        if isinstance(entry, dict):
+            made = _publish(value, entry) if isinstance(value, dict) else None
+        else:
+            made = entry(value)
+        if made is not None or value is None:
+            published[name] = made
+    known = hub_name(record)
+    for name in entries.keys() & _DATASET.keys() if known is None else ():
+        published.pop(name, None)
+    for name in published.keys() & {"data", "name"} if known is not None else ():
+        if isinstance(record[name], str) and record[name].split(", ")[0] == known:  # the name, and which part of it
+            published[name] = f"{known}{bare_name(record[name].removeprefix(known))}"
+    return published

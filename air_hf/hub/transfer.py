@@ -105,14 +105,21 @@ def resolve_repository(
     return call("resolve", {"repository": name, "token": token}, timeout, stopped)["repository"]
 
 
-def fetch_folder(repository: str, repo_type: str, revision: str | None = None, files: list[str] | None = None) -> Path:
+def fetch_folder(
+    repository: str,
+    repo_type: str,
+    revision: str | None = None,
+    files: list[str] | None = None,
+    cache_dir: str | None = None,
+) -> Path:
     """Downloads a repository, or some of its files, and returns the folder.
 
     Raises:
         PublishError: no such repository, or no right to read it.
     """
     try:
-        return Path(snapshot_download(repository, repo_type=repo_type, revision=revision, allow_patterns=files))
+        place = {"repo_type": repo_type, "revision": revision, "cache_dir": cache_dir}
+        return Path(snapshot_download(repository, allow_patterns=files, **place))
     except (HFValidationError, HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError) as error:
         raise PublishError(f"{repository}: cannot be read from the Hub ({describe_error(error)})") from error
 

@@ -1,12 +1,9 @@
 """The puzzles of a run or an evaluation, and what may be said about where they came from."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import httpx2
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from air_hf.data import PuzzleSet, load_published, load_puzzles
 from air_hf.evaluation import bare_name
@@ -71,21 +68,19 @@ def load_dataset(
     revision: str | None = None,
     puzzle: str | Puzzle | None = None,
     options: dict[str, str] | None = None,
+    cache_dir: str | None = None,
 ) -> Source:
-    """Puzzles of a data set on the Hub, at a commit that is recorded, or of a folder that `air-hf data build` made."""
+    """Puzzles of a data set on the Hub, with the commit that was loaded, or of a folder that `air-hf data build` made.
+
+    Where the Hub is out of reach and the cache serves, the commit is that of the cache. A warning says so where it is
+    unknown.
+    """
+    puzzles = load_published(name, config, split, revision, puzzle, options, cache_dir)
     if Path(name).exists():
-        return Source(load_published(name, config, split, revision, puzzle, options), split=split)
-    revision = _commit(name, revision)
-    puzzles = load_published(name, config, split, revision, puzzle, options)
-    return Source(puzzles, name, config, revision, split)
-
-
-def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a revision is now; the revision itself where the Hub is out of reach and a cache may serve."""
-    try:
-        return HfApi().dataset_info(name, revision=revision).sha
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, OSError):
-        return revision  # loading will say what is wrong with the name, if anything is
+        return Source(puzzles, split=split)
+    if puzzles.commit is None:
+        warnings.warn(f"{puzzles.source}: which commit of it was loaded is unknown, and not recorded", stacklevel=2)
+    return Source(puzzles, name, config, puzzles.commit, split)
 
 
 def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
@@ -93,7 +88,7 @@ def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
     options = recipe.puzzle_options
     if recipe.dataset:
         place = (recipe.dataset_config, recipe.dataset_revision)
-        train = load_dataset(recipe.dataset, place[0], "train", place[1], recipe.puzzle, options)
+        train = load_dataset(recipe.dataset, place[0], "train", place[1], recipe.puzzle, options, recipe.cache_dir)
     else:
         train = load_files(recipe.train_data, recipe.puzzle, "train", options)
     puzzle = train.puzzles.puzzle
@@ -101,5 +96,5 @@ def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
         test = load_files(recipe.test_data, puzzle, "test")
     else:
         revision = train.dataset_revision or recipe.dataset_revision  # the same commit, whatever is pushed meanwhile
-        test = load_dataset(recipe.dataset, recipe.dataset_config, "test", revision, puzzle)
+        test = load_dataset(recipe.dataset, recipe.dataset_config, "test", revision, puzzle, cache_dir=recipe.cache_dir)
     return train.sample(recipe.train_limit, recipe.data_seed), test.sample(recipe.eval_limit, recipe.data_seed)

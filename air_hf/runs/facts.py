@@ -30,7 +30,7 @@ def run_facts(recipe: RunRecipe, train: Source, test: Source, accelerator: Accel
         hardware = f"{device.type.upper()} ({platform.machine()}, {os.cpu_count()} cores)"
     # A folder's name may look like a repository's, so what the data set is called comes from where it was found.
     place = {name: getattr(train, name) for name in ("dataset", "dataset_config", "dataset_revision")}
-    begun = {} if recipe.init_from is None else {"init_from": _origin(recipe.init_from)}
+    begun = {} if recipe.init_from is None else {"init_from": _origin(recipe.init_from, recipe.cache_dir)}
     return begun | {
         "arguments": recipe.marked("published") | place,
         "data": {"train": train.facts(), "test": test.facts()},
@@ -41,10 +41,12 @@ def run_facts(recipe: RunRecipe, train: Source, test: Source, accelerator: Accel
     }
 
 
-def _origin(source: str) -> dict[str, str]:
-    """The name of the checkpoint that a run begins with, a repository's or a folder's, and its weights' SHA-256."""
-    weights = find_file(source, SAFE_WEIGHTS_NAME) or find_file(source, SAFE_WEIGHTS_INDEX_NAME)
-    return {"name": Path(source).resolve().name if Path(source).is_dir() else source, "sha256": sha256(weights)}
+def _origin(source: str, cache_dir: str | None) -> dict[str, str]:
+    """The checkpoint that a run begins with, by its repository's or its folder's name, and its weights' SHA-256."""
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    weights = next(filter(None, (find_file(source, name, cache_dir=cache_dir) for name in names)))
+    named = {"name": Path(source).resolve().name} if Path(source).is_dir() else {"repository": source}
+    return named | {"sha256": sha256(weights)}
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from air_hf.card_options import HELP, CardOptions
 from air_hf.training.fields import NOT_NEGATIVE, POSITIVE, SEED, setting
 from air_hf.training.recipe import Recipe
 
@@ -39,6 +40,9 @@ class RunRecipe(Recipe):
     dataset_revision: str | None = setting(
         None, "its branch, tag or commit (default: main)", may_change=True, published=True
     )
+    cache_dir: str | None = setting(
+        None, "folder for what is downloaded from the Hub (default: the caches of the Hub's libraries)", may_change=True
+    )
     puzzle: str | None = setting(
         None,
         "what the boards are, e.g. sudoku-9x9; grid-3x4 for a puzzle of your own (default: read off the first board)",
@@ -52,9 +56,7 @@ class RunRecipe(Recipe):
     symmetries: Literal["none", "dihedral"] | None = setting(
         None, "grid: what turns a puzzle into another one of the same kind (default: none)", published=True
     )
-    family_options: str | None = setting(
-        None, "options of a family of another package, NAME=VALUE[,NAME=VALUE]", published=True
-    )
+    family_options: str | None = setting(None, "options of a family of another package, NAME=VALUE[,NAME=VALUE]")
     train_limit: int = setting(
         0,
         "train on a random sample of this many puzzles, drawn with data_seed; 0 for all",
@@ -128,6 +130,10 @@ class RunRecipe(Recipe):
     )
     push_timeout: float = setting(30.0, "minutes after which a push is given up", POSITIVE, may_change=True)
     hub_private_repo: bool = setting(True, "make a new repository private", may_change=True)
+    hub_revision: str | None = setting(None, "branch to publish to (default: main)", may_change=True)
+    hub_license: str = setting(CardOptions.license, HELP["license"], may_change=True)
+    hub_project_url: str | None = setting(None, HELP["project_url"], may_change=True)
+    hub_tags: str = setting("", HELP["tags"], may_change=True)
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting(
         "none",
         "also send metrics and the recipe to this tracker, through Accelerate; metrics.jsonl is always written",
@@ -139,9 +145,14 @@ class RunRecipe(Recipe):
         super().__post_init__()
         if self.push_every and not self.push_to_hub:
             raise ValueError(f"push_every is {self.push_every}, but push_to_hub names no repository")
-        self.puzzle_options  # noqa: B018  (a bad one is named before anything is read)
+        self.puzzle_options, self.card_options  # noqa: B018  (a bad one is named before anything is read)
         if self.images_per_puzzle and not self.augment:
             raise ValueError(f"images_per_puzzle is {self.images_per_puzzle}, but augment is off")
+
+    @property
+    def card_options(self) -> CardOptions:
+        """What the card of a published checkpoint is told."""
+        return CardOptions(self.hub_license, self.hub_project_url, self.hub_tags)
 
     @property
     def puzzle_options(self) -> dict[str, str]:

@@ -147,8 +147,9 @@ class Run:
         self.publisher = None
         if recipe.push_to_hub and is_main:
             self.publisher = BackgroundPublisher(
-                recipe.push_to_hub, recipe.hub_private_repo, self.bar.write, timeout=60 * recipe.push_timeout
-            )
+                recipe.push_to_hub, recipe.hub_private_repo, self.bar.write, revision=recipe.hub_revision,
+                timeout=60 * recipe.push_timeout, card=recipe.card_options,
+            )  # fmt: skip
         return self.bar
 
     def _lacks_evaluation(self) -> bool:

@@ -58,7 +58,7 @@ def make_config(recipe: RunRecipe, model_fields: dict[str, Any], puzzles: Puzzle
     if recipe.init_from is None or recipe.variant is not None:
         recipe = replace(recipe, variant=recipe.variant or "Lx_H")
         return recipe, variant_config(recipe.variant, **model_fields | from_data)
-    theirs = read_config(recipe.init_from)
+    theirs = read_config(recipe.init_from, cache_dir=recipe.cache_dir)
     config = AIRConfig(**{name: getattr(theirs, name) for name in CONFIG_FIELDS} | model_fields | from_data)
     return replace(recipe, variant=find_variant(config)), config
 
@@ -99,13 +99,13 @@ def make_model(recipe: RunRecipe, config: AIRConfig, accelerator: Accelerator) -
     model = AIRForPuzzleSolving(config)
     model.set_attn_implementation(attention_for(recipe.attention, accelerator.device))
     if recipe.init_from is not None:
-        for note in take_weights(model, recipe.init_from):
+        for note in take_weights(model, recipe.init_from, cache_dir=recipe.cache_dir):
             accelerator.print(f"note: {note}")
     return model
 
 
-def take_weights(model: AIRForPuzzleSolving, source: str) -> list[str]:
-    """Copies a checkpoint's weights into a model, by name.
+def take_weights(model: AIRForPuzzleSolving, source: str, **place) -> list[str]:
+    """Copies a checkpoint's weights into a model, by name; `place` is as [`load_model`] takes it.
 
     Returns:
         what only one of the two has, a line each.
@@ -113,7 +113,7 @@ def take_weights(model: AIRForPuzzleSolving, source: str) -> list[str]:
     Raises:
         CheckpointError: no checkpoint, or weights of another shape; the message names them.
     """
-    ours, theirs = model.state_dict(), load_model(source).state_dict()
+    ours, theirs = model.state_dict(), load_model(source, **place).state_dict()
     shared = ours.keys() & theirs.keys()
     if others := sorted(name for name in shared if ours[name].shape != theirs[name].shape):
         shapes = (f"{name} {tuple(theirs[name].shape)}, not {tuple(ours[name].shape)}" for name in others)

@@ -1,0 +1,23 @@
+"""Where on the Hub a command looks for a checkpoint, and where downloads are kept: one definition for all commands."""
+
+import argparse
+
+from air_hf.training import Recipe
+
+_CACHE = Recipe.__dataclass_fields__["cache_dir"].metadata["help"]
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """`--cache_dir`, as in training."""
+    parser.add_argument("--cache_dir", help=_CACHE)
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that loads a checkpoint; [`place_of`] reads it."""
+    parser.add_argument("--revision", help="commit, tag or branch of the checkpoint's repository (default: main)")
+    add_cache_option(parser)
+
+
+def place_of(args: argparse.Namespace) -> dict[str, str | None]:
+    """Keywords of [`load_model`] and of what else reads a checkpoint."""
+    return {"revision": args.revision, "cache_dir": args.cache_dir}
