@@ -9,9 +9,9 @@ from support.training import TINY_RUN, make_csv
 
 from air_hf.cli import main
 from air_hf.hub import CheckpointError, load_model
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint
 from air_hf.runs.data import load_files
-from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.start import make_config, take_weights
 from air_hf.training import Learner, Recipe
 

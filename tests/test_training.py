@@ -16,9 +16,9 @@ from torch._dynamo.utils import counters
 
 from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
-from air_hf.runs.recipe import RunRecipe
 from air_hf.training import Learner, Recipe, precision_for
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr

@@ -9,9 +9,9 @@ from air_hf.data import PuzzleSet
 from air_hf.hub import load_model
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle, get_puzzle, puzzle_of
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data
 from air_hf.runs.start import make_config
-from air_hf.training import Recipe
 from air_hf.variants import variant_config
 
 _NUM_BOARDS = 2048
@@ -22,13 +22,13 @@ class Case(NamedTuple):
 
     Args:
         config ([`AIRConfig`]): the model; its weights are drawn anew where there is no `model`.
-        recipe ([`Recipe`]): batch size, optimiser, precision, attention, compilation.
+        recipe ([`RunRecipe`]): batch size, optimiser, precision, attention, compilation.
         puzzles ([`PuzzleSet`]): boards to train on.
         model ([`AIRForPuzzleSolving`], *optional*): a trained one, which decides for itself when it has solved a board.
     """
 
     config: AIRConfig
-    recipe: Recipe
+    recipe: RunRecipe
     puzzles: PuzzleSet
     model: AIRForPuzzleSolving | None = None
 
@@ -67,7 +67,7 @@ def case_of_size(name: str) -> Case:
     return Case(config, _recipe(size.batch_size), _random_boards(puzzle))
 
 
-def case_of_recipe(recipe: Recipe, model_fields: dict[str, Any]) -> Case:
+def case_of_recipe(recipe: RunRecipe, model_fields: dict[str, Any]) -> Case:
     """A recipe's own model, on its own data."""
     puzzles = load_data(recipe)[0].puzzles
     recipe, config = make_config(recipe, model_fields, puzzles)
@@ -80,8 +80,8 @@ def case_of_checkpoint(source: str) -> Case:
     return Case(model.config, _recipe(64), _random_boards(puzzle_of(model.config)), model)
 
 
-def _recipe(batch_size: int) -> Recipe:
-    return Recipe(batch_size=batch_size, mixed_precision="auto")
+def _recipe(batch_size: int) -> RunRecipe:
+    return RunRecipe(batch_size=batch_size, mixed_precision="auto")
 
 
 def _random_boards(puzzle: Puzzle) -> PuzzleSet:

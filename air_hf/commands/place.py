@@ -2,9 +2,9 @@
 
 import argparse
 
-from air_hf.training import Recipe
+from air_hf.run_recipe import RunRecipe
 
-_CACHE = Recipe.__dataclass_fields__["cache_dir"].metadata["help"]
+_CACHE = RunRecipe.__dataclass_fields__["cache_dir"].metadata["help"]
 
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from air_hf.hub.loading import EVALUATION, TRAINING_FACTS
 from air_hf.modeling import CheckpointError
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
 from air_hf.modeling.weights_air import read_json_object
-from air_hf.training.recipe import Recipe
+from air_hf.run_recipe import RunRecipe
 
 _NUMBER = (int, float)
 _SPLIT = {"puzzle": str, "puzzles": int, "sha256": str, "example": str}
@@ -74,7 +74,7 @@ _PUBLISHED = {
     TRAINING_FACTS: {
         "step": _scalar, "ema": _scalar, "variant": _scalar, "minutes": _scalar, "hardware": _scalar,
         "processes": _scalar, "finished": _scalar, "versions": _scalars,
-        "arguments": dict.fromkeys(Recipe().marked("published"), _scalar)
+        "arguments": dict.fromkeys(RunRecipe().marked("published"), _scalar)
         | {"symbols": _symbols, "givens": _symbols} | _DATASET,
         "data": {"train": _PUBLISHED_SPLIT, "test": _PUBLISHED_SPLIT},
         "curves": {"loss": _numbers, "evaluations": _numbers},

@@ -11,7 +11,7 @@ import yaml
 
 from air_hf.modeling import AIRConfig
 from air_hf.recipes import get_recipe, recipe_names
-from air_hf.runs.recipe import RunRecipe
+from air_hf.run_recipe import RunRecipe
 from air_hf.training.fields import plain_type
 
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")

@@ -8,7 +8,7 @@ from typing import Any
 from air_hf.data import PuzzleSet, load_published, load_puzzles
 from air_hf.evaluation import bare_name
 from air_hf.puzzles import Puzzle
-from air_hf.runs.recipe import RunRecipe
+from air_hf.run_recipe import RunRecipe
 
 
 @dataclass(frozen=True)

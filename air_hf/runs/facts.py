@@ -15,8 +15,8 @@ from air_hf.files import sha256
 from air_hf.hub import TRAINING_FACTS, CheckpointError
 from air_hf.hub.loading import find_file
 from air_hf.hub.records import read_records
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import Source
-from air_hf.runs.recipe import RunRecipe
 
 _LIBRARIES = ("air-hf", "torch", "transformers", "accelerate", "adam-atan2-pytorch")
 

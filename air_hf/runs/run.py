@@ -12,13 +12,13 @@ from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.hub import EVALUATION
 from air_hf.hub.publishing import BackgroundPublisher
 from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 from air_hf.runs.data import Source
 from air_hf.runs.facts import check_resumption, read_progress, run_facts
 from air_hf.runs.folder import RunFolder
 from air_hf.runs.interruption import Interrupted, Interruption
 from air_hf.runs.processes import check_same_step, let_collectives_end, naming_lost_processes
-from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.records import RunRecords, read_curves
 from air_hf.runs.trackers import start_tracker
 from air_hf.training import Learner, estimate_memory

@@ -18,10 +18,10 @@ from air_hf.evaluation import EvaluationResult
 from air_hf.hub import CheckpointError, load_model, read_config
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data
 from air_hf.runs.interruption import EXIT_STATUS, Interrupted
 from air_hf.runs.processes import process_handlers
-from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.run import Run
 from air_hf.training import NonFiniteError, attention_for, precision_for
 from air_hf.variants import CONFIG_FIELDS, variant_config

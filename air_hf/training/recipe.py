@@ -1,4 +1,4 @@
-"""How the weights are trained, field by field; what a run is besides is in `air_hf.runs.recipe`."""
+"""How the weights are trained, field by field; what a run is besides is in `air_hf.run_recipe`."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

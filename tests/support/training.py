@@ -11,8 +11,8 @@ from air_hf.dataset_builders.generate import generate_split, make_generator, wri
 from air_hf.files import sha256
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import get_puzzle
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.checkpoint import MANIFEST
-from air_hf.runs.recipe import RunRecipe
 from air_hf.training import Learner
 
 ROOT = Path(__file__).parents[2]
