@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from air_hf.recipes import recipe_tasks
+from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
 from air_hf.runs.sweep_table import compare, write_tables
-from air_hf.training import Recipe
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
 _OWN = ("seed", "output_dir", "resume_from")  # fields that a sweep sets
@@ -82,7 +82,7 @@ def _fields(args: argparse.Namespace) -> dict[str, list[str]]:
     fields = {}
     if args.variants or args.task or not args.vary:
         fields["variant"] = list(VARIANTS) if args.variants in (None, "all") else args.variants.split(",")
-    known = {entry.name for entry in dataclasses.fields(Recipe)} | set(CONFIG_FIELDS)
+    known = {entry.name for entry in dataclasses.fields(RunRecipe)} | set(CONFIG_FIELDS)
     for words in args.vary:
         field, equals, values = words.partition("=")
         if not (equals and values):
