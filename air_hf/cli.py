@@ -13,7 +13,7 @@ COMMANDS = {
     "data": "generate, build, publish and inspect data sets",
     "benchmark": "measure this machine, and how much of it training and solving use",
     "recipes": "list or print the published recipes",
-    "sweep": "train variants with several seeds and tabulate them",
+    "sweep": "train variants, or with other fields, with several seeds and tabulate them",
     "solve": "solve boards with a checkpoint",
     "analyze": "look inside a checkpoint: tables, figures and an animation of both states",
     "reproduce": "the paper's tables of the two states from a checkpoint, beside the paper's numbers",

@@ -7,7 +7,7 @@ from support.training import TINY_RUN, make_csv
 
 from air_hf.benchmark import SIZES, case_of_size
 from air_hf.cli import main
-from air_hf.training import Recipe
+from air_hf.runs.recipe import RunRecipe
 
 
 def command(*words) -> int:
@@ -51,7 +51,7 @@ def test_a_checkpoint_measured(make_model, tmp_path, capsys):
 def test_sizes(name):
     case = case_of_size(name)
     case.puzzles.check_model(case.config)
-    assert isinstance(case.recipe, Recipe)
+    assert isinstance(case.recipe, RunRecipe)
 
 
 @pytest.mark.parametrize(

@@ -616,8 +616,9 @@ def test_every_snippet_of_a_published_card_runs(connected, make_model, tmp_path,
 
 
 def test_publish_sweep(connected, checkpoint, tmp_path, capsys):
-    """Two variants, two seeds, one run unfinished: repositories, one table on all of their cards, and a collection."""
-    for variant, seed, exact in (("Lx_H", 0, 0.5), ("Lx_H", 1, 0.7), ("L_Hx", 0, 0.4), ("L_Hx", 1, None)):
+    """Three settings, two seeds, runs unfinished: repositories, one table on all of their cards, and a collection."""
+    for variant, seed, exact in (("Lx_H", 0, 0.5), ("Lx_H", 1, 0.7), ("L_Hx", 0, 0.4), ("L_Hx", 1, None),
+                                 ("Lx_H,ema_decay=0.99", 0, 0.6)):  # fmt: skip
         place = tmp_path / "sweep" / variant / f"seed-{seed}" / "checkpoint"
         shutil.copytree(checkpoint, place)
         (place / "training.json").write_text(json.dumps(training_facts()))
@@ -628,18 +629,20 @@ def test_publish_sweep(connected, checkpoint, tmp_path, capsys):
     assert stopped.value.code == 1
     said = capsys.readouterr().out
     assert f"{tmp_path / 'sweep' / 'L_Hx' / 'seed-1'} is not finished, and not published" in said
-    names = ["puzzles/mine-L_Hx-seed-0", "puzzles/mine-Lx_H-seed-0", "puzzles/mine-Lx_H-seed-1"]
+    names = ["puzzles/mine-L_Hx-seed-0", "puzzles/mine-Lx_H-seed-0", "puzzles/mine-Lx_H-seed-1",
+             "puzzles/mine-Lx_H-ema_decay-0.99-seed-0"]  # fmt: skip
     for name in names:
         card = connected.files("model", name)["README.md"].decode()
         assert "| Lx_H | 60.0 ± 14.1 | " in card
         assert "| L_Hx | 40.0 | " in card
-        assert card.count("](https://huggingface.co/puzzles/mine-") == 2  # to the others
+        assert "| Lx_H,ema_decay=0.99 | 60.0 | " in card
+        assert card.count("](https://huggingface.co/puzzles/mine-") == 3  # to the others
     (collection,) = connected.collections().values()
     assert [item["id"] for item in collection["items"]] == names
     with pytest.raises(SystemExit):
         cli.main(["publish-sweep", str(tmp_path / "sweep"), "puzzles", "--name", "mine"])
     (collection,) = connected.collections().values()
-    assert len(collection["items"]) == 3
+    assert len(collection["items"]) == 4
 
 
 def test_sweeps_that_do_not_compare_are_refused(checkpoint, tmp_path):

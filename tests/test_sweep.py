@@ -18,8 +18,9 @@ from air_hf.cli import main
 from air_hf.commands.sweep import parse_seeds
 from air_hf.recipes import get_recipe, recipe_names
 from air_hf.runs.arguments import parse_recipe
+from air_hf.runs.records import read_evaluations
 from air_hf.runs.sweep import PlannedRun
-from air_hf.runs.sweep_table import make_rows, paper
+from air_hf.runs.sweep_table import compare, make_rows, paper
 from air_hf.variants import VARIANTS, variant_config
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,9 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "sweep").exists()
     assert command(*words) == 0
     table = capsys.readouterr().out
-    assert "| Lx_H | 0.0 | 1 | 0.0 | 60.0 ± 2.0 |" in table
+    assert "exact at 2 steps, %" in table
+    assert "| Lx_H | 0.0 | 1 | 0.0 |" in table
+    assert "| 60.0 ± 2.0 |" in table
     first = tmp_path / "sweep" / "Lx_H" / "seed-0"
     before = (first / "output.txt").read_text()
     scores = tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "checkpoint" / "evaluation.json"
@@ -74,7 +77,8 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert command(*words, "--table_only") == 0
     with open(tmp_path / "sweep" / "table.csv", newline="") as file:
         assert [(row["name"], row["values"]) for row in csv.DictReader(file)] == [("Lx_H", "0.0")]
-    assert (tmp_path / "sweep" / "table.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("table.png", "curves.png"):
+        assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     facts = scores.parent / "training_state" / "manifest.json"
     facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != scores.name}))
@@ -86,6 +90,38 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
                             ("--h_cycles 3", "h_cycles=1; this sweep has 3")):  # fmt: skip
         assert command(*words[:-1], f"{extra} {change}", "--table_only") == 2
         assert f"Lx_H/seed-0 was trained with {message}; choose another --output" in capsys.readouterr().err
+
+
+def test_a_sweep_over_fields_of_the_recipe(tmp_path, monkeypatch, capsys):
+    """Every combination of an optimiser and a decay of the average, and the same fields one at a time."""
+    monkeypatch.chdir(ROOT)
+    make_csv(tmp_path / "data", train=40, test=10)
+    extra = f"--train_data {tmp_path / 'data'} --max_steps 2 --warmup_steps 1 --hidden_size 32 --eval_every 1"
+    words = ["sweep", "--seeds", "0", "--config", "examples/configs/sweep-4x4.yaml", "--output", tmp_path / "sweep",
+             "--vary", "optimizer=adam_atan2,muon", "--vary", "ema_decay=0.99,0.9", "--extra", extra]  # fmt: skip
+    assert command(*words, "--print") == 0
+    names = [Path(shlex.split(line)[-3]).parts[-2] for line in capsys.readouterr().out.splitlines()]
+    assert names == [f"optimizer={o},ema_decay={e}" for o in ("adam_atan2", "muon") for e in ("0.99", "0.9")]
+    assert command(*words, "--one_at_a_time") == 0
+    table = capsys.readouterr().out
+    assert "base: optimizer=adam_atan2, ema_decay=0.99." in table
+    with open(tmp_path / "sweep" / "table.csv", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["base", "ema_decay=0.9", "optimizer=muon"]
+    trained = json.loads(
+        (tmp_path / "sweep" / "optimizer=muon" / "seed-0" / "checkpoint" / "training.json").read_text()
+    )
+    assert (trained["arguments"]["optimizer"], trained["arguments"]["ema_decay"]) == ("muon", 0.99)
+    assert [e["step"] for e in read_evaluations(tmp_path / "sweep" / "base" / "seed-0")] == [1, 2]
+
+
+def test_comparison_at_equal_cost():
+    """Scores are those of the last evaluation within the fewest steps, and within the fewest minutes, of any run."""
+    slow = [{"step": s, "minutes": 2.0 * s, "exact_accuracy": s / 10} for s in (1, 2, 3, 4)]
+    quick = [{"step": s, "minutes": 1.0 * s, "exact_accuracy": s / 20} for s in (2, 4, 6)]
+    found = compare([("slow", slow), ("quick", quick)], None)
+    assert (found.steps, found.minutes) == (4, 6.0)
+    assert {row.name: row.mean for row in found.by_steps} == pytest.approx({"slow": 40, "quick": 20})
+    assert {row.name: row.mean for row in found.by_minutes} == pytest.approx({"slow": 30, "quick": 30})
 
 
 def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):
@@ -139,7 +175,15 @@ def test_the_table():
         (["--task", "sudoku", "--seeds", "a"], "seeds is 'a'; expected e.g. 0-4 or 0,3,7"),
         (["--task", "sudoku", "--seeds", "3-1"], "seeds is '3-1'; 3-1 counts down"),
         (["--task", "sudoku", "--seeds", "0-2,1"], "seeds is '0-2,1', which names one more than once"),
-        (["--task", "sudoku", "--variants", "hrm,hrm"], "variants is 'hrm,hrm', which names one more than once"),
+        (
+            ["--task", "sudoku", "--variants", "hrm,hrm"],
+            "variant is varied over 'hrm,hrm', which names one more than once",
+        ),
+        (["--task", "sudoku", "--vary", "ema_decay"], "vary is 'ema_decay'; expected FIELD=VALUE,VALUE"),
+        (["--task", "sudoku", "--vary", "momentum=1,2"], "vary names 'momentum', which is no field to vary"),
+        (["--task", "sudoku", "--vary", "seed=1,2"], "vary names 'seed', which is no field to vary"),
+        (["--task", "sudoku", "--vary", "variant=hrm"], "variant is varied more than once"),
+        (["--config", "c.yaml", "--vary", "variant=Lx_G"], "unknown variants Lx_G; known variants: L_Hx"),
         (["--task", "sudoku", "--jobs", "0"], "jobs is 0; it must be at least 1"),
     ],
 )

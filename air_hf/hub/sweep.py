@@ -1,9 +1,11 @@
 """The checkpoints of a sweep on the Hub: a repository for each, one table on all of their cards, and a collection."""
 
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from air_hf.hub.loading import EVALUATION
 from air_hf.hub.publishing import publish_checkpoint
@@ -15,12 +17,17 @@ _MUST_AGREE = ("puzzle", "num_puzzles", "num_segments", "data_sha256")  # for sc
 
 
 class _Member(NamedTuple):
-    """A finished run of a sweep."""
+    """A finished run of a sweep; `name` is that of its setting."""
 
-    variant: str
+    name: str
     seed: int
     checkpoint: Path
     records: Records
+
+    @property
+    def repository_part(self) -> str:
+        """What tells its repository from the others', of the symbols that the Hub allows."""
+        return re.sub(r"[^\w.-]+", "-", f"{self.name}-seed-{self.seed}")
 
 
 def publish_sweep(
@@ -33,10 +40,10 @@ def publish_sweep(
     report: Callable[[str], None] = print,
     **options,
 ) -> bool:
-    """Publishes the finished runs of `air-hf sweep`, variant by variant; the same call again completes what failed.
+    """Publishes the finished runs of `air-hf sweep`, setting by setting; the same call again completes what failed.
 
     Args:
-        folder (`str` or `Path`): the sweep's `--output`: `VARIANT/seed-N/checkpoint` for each run.
+        folder (`str` or `Path`): the sweep's `--output`: `SETTING/seed-N/checkpoint` for each run.
         namespace (`str`): user or organisation.
         name (`str`, *optional*): of the collection, and what the repositories' names begin with; `air-PUZZLE` if None.
         private (`bool`): of repositories and a collection that are made now.
@@ -54,7 +61,7 @@ def publish_sweep(
     for place in unfinished:
         report(f"{place} is not finished, and not published")
     name = name or f"air-{members[0].records.scores['puzzle']}"
-    runs = [(f"{namespace}/{name}-{member.variant}-seed-{member.seed}", member) for member in members]
+    runs = [(f"{namespace}/{name}-{member.repository_part}", member) for member in members]
     published = []
     for repository, member in runs:
         table = sweep_table(runs, repository)
@@ -63,9 +70,9 @@ def publish_sweep(
                 member.checkpoint, repository, private=private, timeout=timeout, more=table, **options
             )
         except (CheckpointError, PublishError) as error:
-            report(f"{member.variant}, seed {member.seed}: {error}")
+            report(f"{member.name}, seed {member.seed}: {error}")
         else:
-            report(f"{member.variant}, seed {member.seed}: published as {repository}, commit {commit[:8]}")
+            report(f"{member.name}, seed {member.seed}: published as {repository}, commit {commit[:8]}")
             published.append(repository)
     if published:
         arguments = {"repository": f"{namespace}/{name}", "items": published, "private": private, "token": None}
@@ -90,11 +97,11 @@ def find_members(folder: Path) -> tuple[list[_Member], list[Path]]:
             continue
         records = read_records(checkpoint)
         if records.training.get("finished"):
-            members.append(_Member(place.parent.name, int(seed), checkpoint, records))
+            members.append(_Member(unquote(place.parent.name), int(seed), checkpoint, records))
         else:
             unfinished.append(place)
     if not members:
-        raise CheckpointError(f"{folder} holds no finished run of a sweep; expected VARIANT/seed-N/checkpoint")
+        raise CheckpointError(f"{folder} holds no finished run of a sweep; expected SETTING/seed-N/checkpoint")
     for key in _MUST_AGREE:
         values = {str(member.records.scores.get(key)) for member in members}
         if len(values) > 1:
@@ -105,7 +112,7 @@ def find_members(folder: Path) -> tuple[list[_Member], list[Path]]:
 
 
 def sweep_table(runs: list[tuple[str, _Member]], this: str) -> str:
-    """A section of Markdown: exact accuracy of every variant, with a link to every run but `this` repository's."""
+    """A section of Markdown: exact accuracy of every setting, with a link to every run but `this` repository's."""
     records = runs[0][1].records
     lines = [
         "## All runs of this sweep",
@@ -113,11 +120,11 @@ def sweep_table(runs: list[tuple[str, _Member]], this: str) -> str:
         f"Exact accuracy in %, mean ± standard deviation over seeds; {records.tested_on}, "
         f"{records.scores['num_segments']} segments.",
         "",
-        "| variant | exact accuracy | runs (seed: accuracy) |",
+        "| setting | exact accuracy | runs (seed: accuracy) |",
         "| --- | --- | --- |",
     ]
-    for variant in dict.fromkeys(member.variant for _, member in runs):
-        own = [(repository, member) for repository, member in runs if member.variant == variant]
+    for name in dict.fromkeys(member.name for _, member in runs):
+        own = [(repository, member) for repository, member in runs if member.name == name]
         values = [100 * member.records.scores["exact_accuracy"] for _, member in own]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         texts = [f"{member.seed}: {value:.1f}" for (_, member), value in zip(own, values, strict=True)]
@@ -125,5 +132,5 @@ def sweep_table(runs: list[tuple[str, _Member]], this: str) -> str:
             text if repository == this else f"[{text}](https://huggingface.co/{repository})"
             for (repository, _), text in zip(own, texts, strict=True)
         ]
-        lines.append(f"| {variant} | {statistics.mean(values):.1f}{spread} | {', '.join(links)} |")
+        lines.append(f"| {name} | {statistics.mean(values):.1f}{spread} | {', '.join(links)} |")
     return "\n".join([*lines, "", ""])

@@ -26,17 +26,20 @@ class Clock:
     def __init__(self, minutes: float = 0.0):
         self._last_line = time.monotonic()
         self._started = self._last_line - 60 * minutes
+        self._paused: float | None = None
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Does not count the block."""
-        pause = time.monotonic()
+        self._paused = time.monotonic()
         yield
-        self._started += time.monotonic() - pause
-        self._last_line += time.monotonic() - pause
+        pause, self._paused = time.monotonic() - self._paused, None
+        self._started += pause
+        self._last_line += pause
 
     def minutes(self) -> float:
-        return (time.monotonic() - self._started) / 60
+        """Minutes trained so far."""
+        return ((time.monotonic() if self._paused is None else self._paused) - self._started) / 60
 
     def line(self, slots: float) -> dict[str, float]:
         """Minutes since the run's start, and the rate since the last call."""
@@ -91,7 +94,7 @@ class RunRecords:
 
     def write_evaluation(self, step: int, evaluation: EvaluationResult) -> None:
         scores = evaluation.to_dict()
-        self._append(EVALUATIONS, {"minutes": self.line.get("minutes")} | scores)
+        self._append(EVALUATIONS, {"minutes": self.clock.minutes()} | scores)
         numbers = {f"test/{name}": value for name, value in scores.items() if isinstance(value, float)}
         self._accelerator.log(numbers, step=step)
 
@@ -102,12 +105,17 @@ class RunRecords:
 
 def read_curves(output: Path) -> dict[str, list]:
     """The run's records, thinned: `[step, lm_loss]` and `[step, exact_accuracy, cell_accuracy]` of each evaluation."""
-    metrics, evaluations = (_read_lines(output / name) for name in RECORDS)
+    metrics, evaluations = _read_lines(output / METRICS), read_evaluations(output)
     every = -(-len(metrics) // _MOST_POINTS) or 1
     return {
         "loss": [[line["step"], line["lm_loss"]] for line in metrics[::every]],
         "evaluations": [[line["step"], line["exact_accuracy"], line["cell_accuracy"]] for line in evaluations],
     }
+
+
+def read_evaluations(output: Path) -> list[dict]:
+    """The run's evaluations, oldest first: `step`, `minutes` of training before it, and the scores."""
+    return _read_lines(output / EVALUATIONS)
 
 
 def _read_lines(path: Path) -> list[dict]:

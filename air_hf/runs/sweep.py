@@ -1,6 +1,7 @@
-"""Variants × seeds of one recipe: the commands, and running what of them is not finished."""
+"""Fields of a recipe × seeds: the commands, and running what of them is not finished."""
 
 import argparse
+import itertools
 import shlex
 import signal
 import subprocess
@@ -10,10 +11,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from air_hf.hub import EVALUATION, TRAINING_FACTS, read_config
 from air_hf.modeling.weights_air import read_json_object
 from air_hf.runs.arguments import add_recipe_arguments, read_recipe
+from air_hf.runs.records import read_evaluations
+
+BASE = "base"  # name of the setting that has the first value of every field, where fields are varied one at a time
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,19 @@ class PlannedRun:
     """One cell of the sweep.
 
     Args:
-        variant (`str`), seed (`int`): which.
+        name (`str`): of the setting, e.g. `Lx_H` or `Lx_H,ema_decay=0.99`.
+        seed (`int`): which of its runs.
         folder (`Path`): where it is trained.
         words (`tuple[str, ...]`): of `air-hf train`; the same command again goes on where a broken-off run stopped.
     """
 
-    variant: str
+    name: str
     seed: int
     folder: Path
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return f"{self.name}, seed {self.seed}"
 
     @property
     def command(self) -> list[str]:
@@ -46,26 +52,52 @@ class PlannedRun:
         is_finished = scores.is_file() and read_json_object(facts).get("finished")
         return read_json_object(scores) if is_finished else None
 
+    @property
+    def evaluations(self) -> list[dict]:
+        """The scores of every evaluation, with `step` and `minutes`."""
+        return read_evaluations(self.folder)
+
 
 def plan_runs(
-    variants: Iterable[str], seeds: Iterable[int], output: Path, recipe: Callable[[str], str], extra: Iterable[str] = ()
+    fields: dict[str, list[str]],
+    seeds: Iterable[int],
+    output: Path,
+    recipe: Callable[[dict[str, str]], str],
+    extra: Iterable[str] = (),
+    one_at_a_time: bool = False,
 ) -> list[PlannedRun]:
     """The runs, seed by seed, so that a sweep that is cut short has whole seeds.
 
     Args:
-        variants, seeds: what to cross.
+        fields (`dict[str, list[str]]`): values by field of a recipe or a model, as typed.
+        seeds (`Iterable[int]`): what to cross them with.
         output (`Path`): folder of the sweep.
-        recipe (`Callable`): the `--config` of a variant.
+        recipe (`Callable`): the `--config` of a setting.
         extra (`Iterable[str]`): further words of every command.
+        one_at_a_time (`bool`): not every combination, but those that differ from the first value in one field at most.
     """
+    first = {field: values[0] for field, values in fields.items()}
+    settings = []
+    for values in itertools.product(*fields.values()):
+        setting = dict(zip(fields, values, strict=True))
+        changed = {field: value for field, value in setting.items() if value != first[field]}
+        if one_at_a_time and len(changed) < 2:
+            settings.append((_name(changed) or BASE, setting))
+        elif not one_at_a_time:
+            settings.append((_name(setting), setting))
     runs = []
     for seed in seeds:
-        for variant in variants:
-            folder = output / variant / f"seed-{seed}"
-            words = ["--config", recipe(variant), *extra, "--variant", variant, "--seed", str(seed)]
-            words += ["--output_dir", str(folder), "--resume_from", "latest"]
-            runs.append(PlannedRun(variant, seed, folder, tuple(words)))
+        for name, setting in settings:
+            folder = output / quote(name, safe="=,") / f"seed-{seed}"
+            words = ["--config", recipe(setting), *extra]
+            words += [word for field, value in setting.items() for word in (f"--{field}", value)]
+            words += ["--seed", str(seed), "--output_dir", str(folder), "--resume_from", "latest"]
+            runs.append(PlannedRun(name, seed, folder, tuple(words)))
     return runs
+
+
+def _name(setting: dict[str, str]) -> str:
+    return ",".join(value if field == "variant" else f"{field}={value}" for field, value in setting.items())
 
 
 def check_recipe(run: PlannedRun) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import yaml
 
 from air_hf.files import atomic_file, write_text
-from air_hf.variants import VARIANTS
 
 _NOT_KNOWN = (math.nan, math.nan)
 
@@ -25,7 +24,7 @@ def paper() -> dict[str, dict]:
 
 
 class Row(NamedTuple):
-    """A line of the table: percentages, NaN where nothing was measured; `values` are a variant's own runs."""
+    """A line of the table: percentages, NaN where nothing was measured; `values` are a setting's own runs."""
 
     name: str
     mean: float
@@ -36,22 +35,53 @@ class Row(NamedTuple):
     values: tuple[float, ...] = ()
 
 
-def make_rows(results: Iterable[tuple[str, float]], task: str | None) -> list[Row]:
-    """Exact accuracy of every variant, group means, and asymmetric minus symmetric.
+class Comparison(NamedTuple):
+    """Rows at equal cost.
 
     Args:
-        results: variant and exact accuracy, a share of 1, of every finished run.
-        task (`str`, *optional*): whose numbers of the paper stand beside them.
+        steps (`int`): of the run that has the fewest.
+        minutes (`float`): of training, of the run that has the fewest.
+        by_steps, by_minutes (`list[Row]`): exact accuracy at the last evaluation within these.
+    """
+
+    steps: int
+    minutes: float
+    by_steps: list[Row]
+    by_minutes: list[Row]
+
+
+def compare(curves: list[tuple[str, list[dict]]], task: str | None) -> Comparison:
+    """Compares runs by their evaluations.
+
+    Args:
+        curves: setting and evaluations of every finished run, see [`read_evaluations`].
+        task (`str`, *optional*): as [`make_rows`] takes it.
+    """
+    ends = [evaluations[-1] for _, evaluations in curves]
+    steps, minutes = min(end["step"] for end in ends), min(end["minutes"] for end in ends)
+
+    def rows(unit: str, limit: float) -> list[Row]:
+        within = ((name, [e for e in evaluations if e[unit] <= limit]) for name, evaluations in curves)
+        return make_rows([(name, found[-1]["exact_accuracy"]) for name, found in within if found], task)
+
+    return Comparison(steps, minutes, rows("step", steps), rows("minutes", minutes))
+
+
+def make_rows(results: Iterable[tuple[str, float]], task: str | None) -> list[Row]:
+    """Exact accuracy of every setting, group means of variants, and asymmetric minus symmetric.
+
+    Args:
+        results: setting and exact accuracy, a share of 1, of every finished run.
+        task (`str`, *optional*): whose numbers of the paper stand beside variants.
     """
     measured: dict[str, list[float]] = {}
-    for variant, accuracy in results:
-        measured.setdefault(variant, []).append(100 * accuracy)
+    for name, accuracy in results:
+        measured.setdefault(name, []).append(100 * accuracy)
     published = {name: (*score, math.nan)[:2] for name, score in paper()["scores"].get(task, {}).items()}
     rows = [
         Row(name, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values),
             *published.get(name, _NOT_KNOWN), tuple(values))
-        for name in VARIANTS
-        if (values := measured.get(name))
+        for name, values in measured.items()
     ]  # fmt: skip
     by_name = {row.name: row for row in rows}
     groups = {}
@@ -71,23 +101,40 @@ def make_rows(results: Iterable[tuple[str, float]], task: str | None) -> list[Ro
     return rows
 
 
-def write_tables(rows: list[Row], folder: Path, title: str, note: str) -> None:
-    """Writes `table.md`, `table.csv` and `table.png` beside one another."""
-    lines = [f"# {title}", "", note, "", "| | exact accuracy, % | runs | each run | the paper, % |",
-             "| --- | --- | --- | --- | --- |"]  # fmt: skip
-    lines += [
-        f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_list(row.values)} "
-        f"| {_number(row.paper, row.paper_deviation)} |"
-        for row in rows
+def write_tables(
+    comparison: Comparison, curves: list[tuple[str, list[dict]]], folder: Path, title: str, note: str
+) -> None:
+    """Writes `table.md`, `table.csv`, `table.png` and `curves.png` beside one another; `curves` as in [`compare`]."""
+    rows, timed = comparison.by_steps, {row.name: row for row in comparison.by_minutes}
+    lines = [
+        f"# {title}",
+        "",
+        note,
+        "",
+        f"| | exact at {comparison.steps:,} steps, % | runs | each run | exact at {comparison.minutes:.1f} minutes, % |"
+        " the paper, % |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    lines += ["", "Mean ± standard deviation over seeds.", "", "![The table as a picture](table.png)", ""]
-    write_text(folder / "table.md", "\n".join(lines))
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(("name", "mean", "deviation", "runs", "paper_mean", "paper_deviation", "values"))
-    writer.writerows((*row[:-1], _list(row.values)) for row in rows)
+    writer.writerow(
+        ("name", "mean", "deviation", "runs", "paper_mean", "paper_deviation", "values", "values_by_minutes")
+    )
+    for row in rows:
+        at_time = timed.get(row.name, Row(row.name, math.nan, math.nan, 0, *_NOT_KNOWN))
+        lines.append(
+            f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_list(row.values)} "
+            f"| {_number(at_time.mean, at_time.deviation)} | {_number(row.paper, row.paper_deviation)} |"
+        )
+        writer.writerow((*row[:-1], _list(row.values), _list(at_time.values)))
+    meaning = (
+        "Mean ± standard deviation over seeds, at the last evaluation within so many steps or minutes of training."
+    )
+    lines += ["", meaning, "", "![The table as a picture](table.png)", "", "![Every run](curves.png)", ""]
+    write_text(folder / "table.md", "\n".join(lines))
     write_text(folder / "table.csv", text.getvalue())
-    _draw([row for row in rows if row.name in VARIANTS], folder / "table.png")
+    _draw([row for row in rows if row.values], folder / "table.png")
+    _draw_curves(curves, folder / "curves.png")
 
 
 def _number(mean: float, deviation: float) -> str:
@@ -117,5 +164,23 @@ def _draw(rows: list[Row], path: Path) -> None:
     axes.set(xlabel="exact accuracy, %", xlim=(-2, 102))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8)
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+
+
+def _draw_curves(curves: list[tuple[str, list[dict]]], path: Path) -> None:
+    """Accuracy against minutes of training, a line a run, a colour a setting."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes, colours = figure.subplots(), {}
+    for name, evaluations in curves:
+        minutes, exact = zip(*((line["minutes"], 100 * line["exact_accuracy"]) for line in evaluations), strict=True)
+        label = None if name in colours else name
+        colour = colours.setdefault(name, f"C{len(colours) % 10}")
+        axes.plot(minutes, exact, ".-", color=colour, linewidth=1, alpha=0.7, label=label)
+    axes.set(xlabel="minutes of training", ylabel="exact accuracy, %", ylim=(-2, 102))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
     with atomic_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
