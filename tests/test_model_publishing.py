@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from support.hub_processes import contents, run
+from support.hub_processes import FAULTS, contents, run, time_limit
 from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
@@ -368,14 +368,6 @@ def test_nothing_that_goes_wrong_ends_training(checkpoint, monkeypatch, tmp_path
     assert "No space left on device" in reports[0]
 
 
-FAULTS = [
-    *(Fault("status", status=status) for status in (400, 401, 403, 404, 408, 409, 412, 429, 500, 502, 503, 504)),
-    Fault("status", status=503, retry_after=1),
-    Fault("slow", seconds=0.1),
-    *(Fault(kind) for kind in ("reset", "reset_after", "reset_mid_body", "truncate", "html", "stall")),
-]
-
-
 def attempt(checkpoint: Path, repository: str, timeout: float) -> str:
     """What is said if the push fails."""
     try:
@@ -416,7 +408,7 @@ def test_every_fault_at_every_request_of_a_push(connected, make_model, checkpoin
         new = {shard.name: shard.read_bytes() for shard in shards}
         fault = replace(template, match=kind, index=index)
         hub.inject(fault)
-        said = attempt(checkpoint, repository, timeout=5 if template.kind == "stall" else 60)
+        said = attempt(checkpoint, repository, time_limit(template))
         assert not said or "the repository holds what it held before, or all of the push" in said
         assert not said or ("hf auth login" in said) == (template.kind == "status" and template.status == 401)
         fault.times = 0

@@ -137,7 +137,8 @@ def describe_error(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:_LONGEST_REASON] if lines else ""
+    first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return first[:_LONGEST_REASON]
 
 
 def call(name: str, arguments: dict, timeout: float, stopped: Callable[[], bool] = lambda: False) -> dict:
@@ -227,8 +228,14 @@ def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: the Hub is busy or failing, the connection broke, or somebody else committed."""
     cause = _cause(error)
     if isinstance(cause, HfHubHTTPError):
-        return cause.response.status_code in (408, 409, 412, 429) or cause.response.status_code >= 500
+        status = cause.response.status_code
+        return status in (408, 409, 412, 429) or status >= 500 or _is_lost_upload(error)
     return isinstance(cause, (httpx2.TransportError, json.JSONDecodeError, KeyError))
+
+
+def _is_lost_upload(error: Exception) -> bool:
+    """Whether the Hub does not have a file that was sent: something else had taken it in its place."""
+    return _cause(error) is not error and getattr(getattr(_cause(error), "response", None), "status_code", None) == 404
 
 
 def _cause(error: Exception) -> BaseException:
@@ -247,7 +254,7 @@ def _main() -> None:
         response = getattr(_cause(error), "response", None)
         outcome = {
             "error": describe_error(error),
-            "status": getattr(response, "status_code", None),
+            "status": None if _is_lost_upload(error) else getattr(response, "status_code", None),
             "may_pass": _may_pass(error),
         }
     print(json.dumps(outcome), flush=True)

@@ -7,9 +7,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
-from support.hub_server import HubServer
+from support.hub_server import Fault, HubServer
 
 ROOT = Path(__file__).parents[2]
+# What walks through a push let happen at each of its requests; MOST_FAULTS are those that differ most.
+MOST_FAULTS = [
+    *(Fault("status", status=status) for status in (401, 409, 500)),
+    Fault("status", status=503, retry_after=0),
+    Fault("slow", seconds=0.1),
+    *(Fault(kind) for kind in ("reset", "reset_after", "html", "stall")),
+]
+FAULTS = [
+    *MOST_FAULTS,
+    *(Fault("status", status=status) for status in (400, 403, 404, 408, 412, 429, 502, 503, 504)),
+    Fault("status", status=503, retry_after=1),
+    *(Fault(kind) for kind in ("reset_mid_body", "truncate")),
+]
+STALLED, PATIENT = 5, 60  # seconds that a push may take where the Hub falls silent, and elsewhere
+
+
+def time_limit(fault: Fault) -> float:
+    """Seconds for a push that a fault strikes."""
+    return STALLED if fault.kind == "stall" else PATIENT
 
 
 def run(
