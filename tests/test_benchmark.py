@@ -7,7 +7,7 @@ from support.training import TINY_RUN, make_csv
 
 from air_hf.benchmark import SIZES, case_of_size
 from air_hf.cli import main
-from air_hf.runs.recipe import RunRecipe
+from air_hf.run_recipe import RunRecipe
 
 
 def command(*words) -> int:

@@ -11,7 +11,6 @@ from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle, get_puzzle, puzzle_of
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data
-from air_hf.runs.recipe import RunRecipe
 from air_hf.runs.start import make_config
 from air_hf.variants import variant_config
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from air_hf.recipes import recipe_tasks
-from air_hf.runs.recipe import RunRecipe
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
 from air_hf.runs.sweep_table import compare, write_tables
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
