@@ -66,3 +66,9 @@ def test_sizes(name):
 def test_what_cannot_be_measured(words, message, capsys):
     assert command(*words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_puzzle(make_model, tmp_path, capsys):
+    make_model(puzzle=None).save_pretrained(tmp_path)
+    assert command("--model", tmp_path) == 2
+    assert "config.json names no puzzle; benchmark the recipe" in capsys.readouterr().err

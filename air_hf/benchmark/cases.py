@@ -75,9 +75,16 @@ def case_of_recipe(recipe: RunRecipe, model_fields: dict[str, Any]) -> Case:
 
 
 def case_of_checkpoint(source: str) -> Case:
-    """A trained model, on boards of random symbols."""
+    """A trained model, on boards of random symbols.
+
+    Raises:
+        ValueError: the checkpoint does not say what its boards are.
+    """
     model = load_model(source)
-    return Case(model.config, _recipe(64), _random_boards(puzzle_of(model.config)), model)
+    puzzle = puzzle_of(model.config)
+    if puzzle is None:
+        raise ValueError(f"{source}: config.json names no puzzle; benchmark the recipe, with --config, instead")
+    return Case(model.config, _recipe(64), _random_boards(puzzle), model)
 
 
 def _recipe(batch_size: int) -> RunRecipe:
