@@ -199,6 +199,17 @@ def test_8_bits_make_the_updates_smaller_and_are_near(checkpoint, exported, tmp_
     assert 1e-6 < json.loads((folder / "export.json").read_text())["air_hf"]["largest_difference"] < 0.5
 
 
+@pytest.mark.slow
+def test_8_bits_reach_the_position_mixer(make_model, tmp_path):
+    """Its products have their weights on the left where nothing is exported, where 8 bits would pass them by."""
+    make_model("trm-mlp").save_pretrained(tmp_path / "model")
+    sizes = {}
+    for int8 in (True, False):
+        folder = export_checkpoint(tmp_path / "model", tmp_path / f"int8-{int8}", int8=int8)
+        sizes[int8] = (folder / "l_update.onnx.data").stat().st_size
+    assert sizes[True] < sizes[False] / 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
