@@ -1,10 +1,12 @@
 """The `air-hf` command: a dispatcher; each command's parser and worker are in `air_hf/commands/`."""
 
-import argparse
 import importlib
 import sys
 
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+
+from air_hf import __version__
+from air_hf.parsing import Parser
 
 # Imported when called, so that `air-hf --help` is quick.
 COMMANDS = {
@@ -27,14 +29,15 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="air-hf", description="Recurrent puzzle solvers: data, models, the Hub.")
+    parser = Parser(prog="air-hf", description="Recurrent puzzle solvers: data, models, the Hub.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     argv = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(argv[:1]).command
     module = importlib.import_module(f"air_hf.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
+    parser = Parser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     run = module.configure(parser)
     try:
         status = run(parser.parse_args(argv[1:]))

@@ -233,6 +233,8 @@ def convert_checkpoint(
         huggingface_hub.errors.StrictDataclassError: a configuration value that our configuration refuses.
     """
     path, output = Path(path), Path(output)
+    if not path.name:
+        raise CheckpointError(f"{str(path)!r} is no file; expected a checkpoint of the published codes")
     if os.path.lexists(output):
         raise CheckpointError(f"{output} exists; give the name of a new folder")
     if (puzzle is None) == (seq_len is None):

@@ -150,7 +150,10 @@ def read_provenance(folder: str | Path) -> dict[str, dict]:
 def _check_shape(value, shape, where: str) -> None:
     """Compares a value read from JSON with the types it shall have, see `_FACTS`."""
     kind = shape if isinstance(shape, type) else type(shape)
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is str and not value.isprintable()):
+    is_odd = (
+        (kind is str and not value.isprintable()) or (kind is int and value < 0) if isinstance(value, kind) else True
+    )
+    if is_odd or isinstance(value, bool):
         raise DataError(f"{where} is damaged: {str(value)[:80]!r} stands where {kind.__name__} was expected")
     if isinstance(shape, list):
         for item in value:
@@ -180,7 +183,12 @@ def check_folder(folder: str | Path) -> None:
                 if (found := sha256(file)) != expected:
                     raise DataError(f"{file}: its SHA-256 is {found}, recorded is {expected}")
                 listed.add(name)
-            found = _digest_rows([folder / name for name in recorded["files"]])
+            files = [folder / name for name in recorded["files"]]
+            if (rows := sum(pq.read_metadata(file).num_rows for file in files)) != recorded["num_rows"]:
+                raise DataError(
+                    f"{folder}, {config}, {split}: there are {rows} rows; {PROVENANCE} records {recorded['num_rows']}"
+                )
+            found = _digest_rows(files)
             if found != recorded["sha256"]:
                 raise DataError(
                     f"{folder}, {config}, {split}: the rows have SHA-256 {found}, recorded is {recorded['sha256']}"

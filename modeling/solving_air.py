@@ -107,7 +107,8 @@ class SolveConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         for name in ("noise", "q_halt_threshold"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value):
+            is_number = abs(value) <= 2**53 if type(value) is int else type(value) is float and math.isfinite(value)
+            if not is_number:
                 raise ValueError(f"{name} is {value!r}; expected a number.")
         if self.noise < 0:
             raise ValueError(f"noise is {self.noise}; a standard deviation is at least 0.")
@@ -494,19 +495,20 @@ def solve_puzzles(
     input_ids: torch.LongTensor,
     config: SolveConfig,
     puzzle_ids: torch.LongTensor | None = None,
+    batch_size: int | None = None,
     **engine: Any,
 ) -> AIRSolution:
-    """Solves B puzzles; see [`SolvingEngine`] for the other arguments.
+    """Solves B puzzles, B rollouts at a time if there is no `batch_size`; see [`SolvingEngine`] for other arguments.
 
     Raises:
         ValueError: boards of another size or with unknown symbols, or what [`SolvingEngine`] refuses.
     """
     model.model.check_symbols("input_ids", input_ids, wait_for_device=True)
     questions = input_ids.cpu().long()
+    if puzzle_ids is not None:
+        model.model.check_puzzle_ids(puzzle_ids, len(questions), wait_for_device=True)
     ids = [0] * len(questions) if puzzle_ids is None else puzzle_ids.tolist()
-    if len(ids) != len(questions):
-        raise ValueError(f"there are {len(ids)} puzzle_ids for {len(questions)} questions.")
-    running = SolvingEngine(model, config, **engine)
+    running = SolvingEngine(model, config, max(len(questions), 1) if batch_size is None else batch_size, **engine)
     puzzles = (Puzzle(question, puzzle_id) for question, puzzle_id in zip(questions, ids, strict=True))
     answers = sorted(running.run(puzzles), key=lambda answer: answer.index)
     sequences = torch.stack([answer.sequence for answer in answers]) if answers else questions

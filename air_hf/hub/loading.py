@@ -43,6 +43,10 @@ def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
         model = AutoModel.from_pretrained(source, config=config, trust_remote_code=False, **kwargs)
     except (OSError, HfHubHTTPError, httpx2.HTTPError) as error:
         raise CheckpointError(f"{source}: the weights cannot be read ({describe_error(error)})") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:  # of the client, say, which does not name the repository
+        raise CheckpointError(f"{source} cannot be loaded ({describe_error(error)})") from error
     return model.eval()
 
 

@@ -7,6 +7,7 @@ output, and ends when standard input is closed, which it is however the process 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ _OURS = [
     "*.safetensors.index.json",
 ]
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_REASON = 300  # characters
 _ADVICE = {
     401: "the Hub does not know the token: see `hf auth login`",
@@ -167,13 +169,22 @@ def call(name: str, arguments: dict, timeout: float, stopped: Callable[[], bool]
         late = time.monotonic() >= end
         reason = f"no end after {timeout:g} seconds" if late else f"its process ended with status {status}"
         outcome = {"error": reason, "may_pass": True}
+    return checked(outcome, arguments["repository"])
+
+
+def checked(outcome: dict, repository: str) -> dict:
+    """An outcome of [`carry_out`].
+
+    Raises:
+        PublishError: it failed.
+    """
     if "error" not in outcome:
         return outcome
     advice = _ADVICE.get(outcome.get("status"))
     if advice is None and outcome.get("may_pass"):
         advice = "another try sends only what is missing"
     raise PublishError(
-        f"{arguments['repository']}: the push failed ({outcome['error']}); the repository holds what it held before, "
+        f"{repository}: the push failed ({outcome['error']}); the repository holds what it held before, "
         f"or all of the push{f'; {advice}' if advice else ''}"
     )
 
@@ -200,6 +211,8 @@ def _push(
                 commit_message=message,
                 delete_patterns=_OURS,
             )
+            if not (isinstance(commit.oid, str) and _COMMIT.fullmatch(commit.oid)):
+                raise KeyError("commitOid")  # what is there is no commit's, and would be told as one
         except Exception as error:
             if wait is None or not _may_pass(error):
                 raise
@@ -243,21 +256,25 @@ def _cause(error: Exception) -> BaseException:
     return error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
 
 
+def carry_out(name: str, arguments: dict) -> dict:
+    """One of `_CALLS`, here; what it gives, or `error`, `status` and `may_pass`."""
+    try:
+        return _CALLS[name](**arguments)
+    except Exception as error:  # whatever it is, it is reported by the process that waits for us
+        response = getattr(_cause(error), "response", None)
+        return {
+            "error": describe_error(error),
+            "status": None if _is_lost_upload(error) else getattr(response, "status_code", None),
+            "may_pass": _may_pass(error),
+        }
+
+
 def _main() -> None:
     arguments = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not sys.stderr.isatty():
         disable_progress_bars()
-    try:
-        outcome = _CALLS[arguments.pop("call")](**arguments)
-    except Exception as error:  # whatever it is, it is reported by the process that waits for us
-        response = getattr(_cause(error), "response", None)
-        outcome = {
-            "error": describe_error(error),
-            "status": None if _is_lost_upload(error) else getattr(response, "status_code", None),
-            "may_pass": _may_pass(error),
-        }
-    print(json.dumps(outcome), flush=True)
+    print(json.dumps(carry_out(arguments.pop("call"), arguments)), flush=True)
     # A thread of the client that still waits for an answer must not keep this process.
     os._exit(0)
 

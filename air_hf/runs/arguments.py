@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from air_hf.modeling import AIRConfig
+from air_hf.parsing import Parser
 from air_hf.recipes import get_recipe, recipe_names
 from air_hf.run_recipe import RunRecipe
 from air_hf.training.fields import plain_type
@@ -98,7 +99,7 @@ def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[
         SystemExit: with status 2, after a line about what is wrong.
     """
     usage = "%(prog)s --config RECIPE.yaml [--field value ...]"
-    parser = argparse.ArgumentParser(description=description, usage=usage, allow_abbrev=False)
+    parser = Parser(description=description, usage=usage, allow_abbrev=False)
     add_recipe_arguments(parser)
     try:
         return read_recipe(parser.parse_args(argv))
@@ -123,7 +124,7 @@ def _read_file(name: str) -> dict[str, Any]:
     if not path.is_file():
         if name in recipe_names():
             return get_recipe(name)
-        raise ValueError(f"recipe {path} does not exist, and `air-hf recipes` has none of that name")
+        raise ValueError(f"recipe {name!r} does not exist, and `air-hf recipes` has none of that name")
     try:
         text = path.read_text(encoding="utf-8")
         if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds

@@ -2,8 +2,9 @@
 
 A case is one damaged input and the call that takes it. Three outcomes are allowed: the call gives what an independent
 reading of the damaged input gives ("right"), or refuses it with an error of the ValueError family, or, for a command,
-with exit status 2 and one line ("named"). Everything else is a defect: another exception, a result that the input does
-not say, or more than LIMIT seconds.
+with exit status 2 and one line, in which the value that is wrong, its field or its file is named ("named"). Everything
+else is a defect: another exception, words that name nothing, a result that the input does not say, or more than LIMIT
+seconds.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import io
 import json
 import pickle
 import random
-import shutil
 import signal
 import struct
 import zipfile
@@ -48,13 +48,13 @@ class Case:
         name (`str`): what was done to it, for messages.
         call (`Callable[[], Any]`): gives the result, or raises.
         is_right (`Callable[[Any], bool]`): whether the result is what the damaged input says.
-        mentions (`tuple[str, ...]`): words of which an error must have one: the file, say.
+        mentions (`tuple[str, ...]`): words of which an error must have one: the value, its field, or its file.
     """
 
     name: str
     call: Callable[[], Any]
     is_right: Callable[[Any], bool]
-    mentions: tuple[str, ...] = ()
+    mentions: tuple[str, ...]
 
 
 class TooSlow(BaseException):
@@ -83,16 +83,18 @@ def find_defect(case: Case) -> str | None:
     return None if case.is_right(result) else "silent: it was taken for something else"
 
 
+_PROGRESS = ("Loading weights", "puzzle/s")
+
+
 def _stop(*_) -> None:
     raise TooSlow
 
 
 def _check_command(case: Case, status: Any, shown: str) -> str | None:
-    lines = [line for line in shown.splitlines() if line.strip() and "Loading weights" not in line]
+    lines = [line for line in shown.splitlines() if line.strip() and not any(bar in line for bar in _PROGRESS)]
     if status == 2:
         told = [line for line in lines if ": error: " in line]
-        usage = lines[0].startswith("usage:") if lines else False
-        if len(told) != 1 or (len(lines) != 1 and not usage) or lines[-1] != told[0]:
+        if len(told) != 1 or lines != told:
             return f"unclear: exit status 2 with {len(lines)} lines: {shown[:300]!r}"
         return _check_words(case, told[0])
     if status not in (0, 1):
@@ -106,12 +108,12 @@ def _check_words(case: Case, words: str) -> str | None:
     for advice in ("trust_remote_code", "weights_only=False", "ignore_mismatched_sizes", "allow_pickle"):
         if advice in words:
             return f"unclear: it advises {advice}: {words[:300]}"
-    if case.mentions and not any(word in words for word in case.mentions):
+    if not any(word in words for word in case.mentions if word):
         return f"unclear: it names none of {', '.join(case.mentions)}: {words[:300]}"
     return None
 
 
-def cli_case(name: str, words: list, allowed: tuple[int, ...] = (0, 1), mentions: tuple[str, ...] = ()) -> Case:
+def cli_case(name: str, words: list, mentions: tuple[str, ...], allowed: tuple[int, ...] = (0, 1)) -> Case:
     """A command as a user types it."""
     return Case(name, lambda: cli.main([str(word) for word in words]), lambda status: status in allowed, mentions)
 
@@ -191,6 +193,12 @@ def damage_fields(fields: dict, rng: random.Random) -> tuple[str, dict]:
     else:
         changed[name] = [fields[name]]
     return f"{kind} {name}", changed
+
+
+def changed_names(before: dict, after: dict) -> tuple[str, ...]:
+    """The entries that only one of two objects has, or that they have of other values."""
+    missing = object()
+    return tuple(name for name in {**before, **after} if before.get(name, missing) is not after.get(name, missing))
 
 
 _ADDED = ("schedule", "to_dict", "num_labels", "use_return_dict", "rope_scaling", "layer_types", "x", "torch_dtype",
@@ -385,7 +393,7 @@ RECIPE = {"variant": "Lx_H", "train_data": "train.csv", "test_data": "test.csv",
 
 
 def recipe_case(folder: Path, rng: random.Random) -> Case:
-    path = folder / "recipe.yaml"
+    path, mentions = folder / "recipe.yaml", ("recipe.yaml", *RECIPE)  # bytes may damage any field
     if rng.random() < 0.4:
         name, data = damage_bytes(yaml.safe_dump(RECIPE).encode(), rng)
         path.write_bytes(data)
@@ -400,9 +408,10 @@ def recipe_case(folder: Path, rng: random.Random) -> Case:
         }[name])  # fmt: skip
     else:
         name, fields = damage_fields(RECIPE, rng)
+        mentions = (*changed_names(RECIPE, fields), "recipe.yaml is")
         path.write_text(yaml.safe_dump(fields, allow_unicode=True))
     typed = argparse.Namespace(config=str(path))
-    return Case(f"recipe.yaml: {name}", lambda: read_recipe(typed), lambda parsed: follows(parsed, path))
+    return Case(f"recipe.yaml: {name}", lambda: read_recipe(typed), lambda parsed: follows(parsed, path), mentions)
 
 
 def follows(parsed, path: Path) -> bool:
@@ -446,11 +455,11 @@ def command_case(folder: Path, rng: random.Random) -> Case:
         "publish repository": ["publish", folder, "--timeout", "0.001", "--", odd],
         "publish timeout": ["publish", folder, "org/name", "--timeout", odd],
         "publish license": ["publish", folder, "org/name", "--timeout", "0.001", "--license", odd],
-        "publish url": ["publish", folder, "org/name", "--timeout", "0.001", "--project_url", odd],
+        "publish project_url": ["publish", folder, "org/name", "--timeout", "0.001", "--project_url", odd],
         "publish-sweep": ["publish-sweep", "--timeout", "0.001", "--", odd, "org"],
         "convert file": ["convert", "--seq_len", "16", "--", odd, folder / "out"],
         "convert puzzle": ["convert", folder / "config.json", folder / "out", "--puzzle", odd],
-        "convert cells": ["convert", folder / "config.json", folder / "out", "--seq_len", odd],
+        "convert seq_len": ["convert", folder / "config.json", folder / "out", "--seq_len", odd],
         "evaluate data": ["evaluate", "--checkpoint", folder, "--data", odd],
         "evaluate checkpoint": ["evaluate", "--checkpoint", odd, "--data", "puzzles.csv"],
         "evaluate limit": ["evaluate", "--checkpoint", folder, "--data", "puzzles.csv", "--limit", odd],
@@ -465,7 +474,14 @@ def command_case(folder: Path, rng: random.Random) -> Case:
         "unknown command": [odd],
     }  # fmt: skip
     name = rng.choice(sorted(commands))
-    return cli_case(f"{name} {odd[:20]!r}", commands[name])
+    # what is wrong, too, or out of reach
+    others = {"none.csv", "puzzles.csv", "org/name"} & set(map(str, commands[name]))
+    others |= {"all_config.yaml"} if name.startswith("convert") else {"stdin"} if odd == "-" else set()
+    shown = repr(odd) if odd in ("", " ", "-", "0") else repr(odd)[1:-1][:20]
+    said = " ".join(odd.splitlines())
+    mentions = (shown, f"{said} does not exist", f"folder {said}", name.split()[-1], *others)
+    mentions += (said.split("-")[-1],) if "x" in odd else ()  # the size of a board
+    return cli_case(f"{name} {odd[:20]!r}", commands[name], mentions)
 
 
 ROOMS: dict[str, Callable[[Path, random.Random], Case]] = {
@@ -474,16 +490,6 @@ ROOMS: dict[str, Callable[[Path, random.Random], Case]] = {
     "recipe": recipe_case,
     "command": command_case,
 }
-_SHARES = {"checkpoint": 5, "data": 2, "recipe": 2, "command": 1}
-
-
-def draw_case(good: Path, place: Path, number: int, seed: int = 0) -> tuple[str, Case]:
-    """Case `number`, in `place`, a fresh copy of the checkpoint `good`; also the room it belongs to."""
-    rng = random.Random(f"{seed} {number}")
-    room = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(good, place)
-    return room, ROOMS[room](place, rng)
 
 
 def write_records(folder: Path) -> None:

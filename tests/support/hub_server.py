@@ -88,15 +88,17 @@ class Fault:
     truncate:        sends the headers and half of the body, then closes the connection in good order
     html:            answers 200 with a page of HTML, as a proxy does that wants somebody to log in
     stall:           accepts the request and never answers
+    change:          does what was asked, and sends what `change` makes of the answer
     """
 
-    kind: Literal["status", "slow", "reset", "reset_after", "reset_mid_body", "truncate", "html", "stall"]
+    kind: Literal["status", "slow", "reset", "reset_after", "reset_mid_body", "truncate", "html", "stall", "change"]
     match: str | Callable[[Request], bool] = lambda request: True  # the kind of requests, or any predicate
     index: int = 0
     times: float = 1
     status: int = 503
     retry_after: float | None = None
     seconds: float = 1
+    change: Callable[["Reply"], "Reply"] = lambda reply: reply
     seen: int = field(default=0, init=False)
 
     def strikes(self, request: Request) -> bool:
@@ -794,6 +796,8 @@ class Handler(BaseHTTPRequestHandler):
             reply = Reply(body=b"<!doctype html><title>Log in</title>", headers={"Content-Type": "text/html"})
         else:
             reply = route.reply(Call(hub, args, parse_qs(url.query), self.headers, body))
+        if request.fault == "change":
+            reply = fault.change(reply)
         if request.fault == "reset_after":
             return self.reset()
         request.status = reply.status
