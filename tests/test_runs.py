@@ -188,7 +188,7 @@ def test_told_to_stop(data, whole, tmp_path, number):
 class StuckPublisher:
     """A Hub that accepts a push and never answers, until somebody gives it up."""
 
-    def __init__(self, repository, private, report, *, timeout):
+    def __init__(self, repository, private, report, *, timeout, revision, card):
         self.given_up = threading.Event()
         assert timeout == 60 * 7
 
