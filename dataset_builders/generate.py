@@ -294,8 +294,8 @@ def _split_by_class(puzzle, pool, num_train, num_test, seed) -> dict | None:
     return {name: (questions[index], answers[index]) for name, index in rows.items()}
 
 
-def check_new(folder: Path) -> None:
-    """Checks that a folder has no `train.csv` and no `test.csv` yet.
+def check_new(folder: Path) -> int:
+    """Checks that a folder has no `train.csv` and no `test.csv` yet; returns how many other entries it has.
 
     Raises:
         DataError: it has; the message names the file.
@@ -303,6 +303,7 @@ def check_new(folder: Path) -> None:
     for path in (folder / f"{split}.csv" for split in SPLITS):
         if os.path.lexists(path):
             raise DataError(f"{path} exists; choose another folder, or remove it")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def write_split(

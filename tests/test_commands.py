@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from support.training import make_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import air_hf
 from air_hf import cli
 from air_hf.data import load_puzzles
 from air_hf.variants import VARIANTS
@@ -247,6 +248,31 @@ def test_evaluate_refuses(checkpoint, puzzles, message, trained, data, tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "generate", "--puzzle", "sudoku-4x4", "--train", "1", "--test", "1", "--output", ""],
+         "air-hf data generate: error: argument --output: '' names no folder"),
+        (["nothing"], "air-hf: error: argument command: invalid choice: 'nothing'"),
+        (["solve", "--batch_size", "x", "."], "air-hf solve: error: argument --batch_size: invalid"),
+        (["train", "--max_steps", "x"], "air-hf train: error: argument --max_steps: invalid int value: 'x'"),
+    ],
+)  # fmt: skip
+def test_a_bad_command_line_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith(said)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"air-hf {air_hf.__version__}\n"
 
 
 def test_evaluate_looks_at_its_output_first(data, tmp_path, capsys):

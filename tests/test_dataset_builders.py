@@ -333,6 +333,8 @@ def move_file(name):
         (move_file("/etc/passwd"), r"records a file '/etc/passwd'; expected one below data/"),
         (change_provenance(lambda facts, test: test.pop("files")), "test is damaged: files is missing"),
         (change_provenance(lambda facts, test: test.update(num_rows="3")), "num_rows is damaged: '3' stands where int"),
+        (change_provenance(lambda facts, test: test.update(num_rows=9)), r"there are \d+ rows; .* records 9"),
+        (change_provenance(lambda facts, test: test.update(puzzles=-1)), "puzzles is damaged: '-1' stands where int"),
         (change_provenance(lambda facts, test: facts.update(puzzle="\033[2J")), "puzzle is damaged"),
         (lambda folder: (folder / "provenance.json").write_text("{}"), "is damaged: it records no configuration"),
         (lambda folder: (folder / "provenance.json").write_text("[" * 10**5), r"provenance\.json is damaged"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,6 +121,35 @@ def test_another_number_of_processes_goes_on_to_rounding(whole, tmp_path):
     for name, tensor in expected.items():
         bound = 1e-5 if name.startswith("carry.") else 1e-6  # a state is what a network makes of its weights
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=bound, msg=name)
+
+
+SILENT = """
+import time
+from air_hf import variant_config
+from air_hf.runs.processes import check_same_step, naming_lost_processes
+from air_hf.runs.start import make_accelerator
+from air_hf.training import Recipe
+recipe = Recipe(collective_timeout=0.05, mixed_precision="no", batch_size=2)
+accelerator = make_accelerator(recipe, variant_config("Lx_H"))
+if accelerator.process_index == 1:
+    time.sleep(60)
+started = time.monotonic()
+try:
+    with naming_lost_processes(accelerator):
+        check_same_step(accelerator, 0)
+except ConnectionError as error:
+    print(f"after {time.monotonic() - started:.0f} seconds: {error}", flush=True)
+    raise
+"""
+
+
+def test_a_silent_process_is_given_up_when_the_recipe_says_so(tmp_path):
+    """After three seconds, by one that answers no collective and does not end."""
+    (tmp_path / "silent.py").write_text(SILENT)
+    done = subprocess.run(launch(2, tmp_path / "silent.py"), **SETTING, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 1
+    seconds = int(re.search(r"after (\d+) seconds: process 0 of 2 no longer reaches the others", done.stdout)[1])
+    assert 2 <= seconds <= 20
 
 
 def test_how_long_a_silent_process_is_waited_for():

@@ -192,6 +192,13 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "mine")]
 
 
+def test_what_else_a_folder_holds_stays_and_is_said(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert generate("--puzzle", "sudoku-4x4", "--train", 4, "--test", 2, "--output", tmp_path, "--workers", 1) == 0
+    assert f"{tmp_path} held 1 other files or folders, which are as they were" in capsys.readouterr().out
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_full_disk_names_the_file_and_leaves_none(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_weights_that_are_not_the_models(folder, fault):
     for load in (load_model, AutoModel.from_pretrained, AIRForPuzzleSolving.from_pretrained):
         with pytest.raises(CheckpointError, match=message):
             load(folder)
+
+
+def test_a_complaint_of_the_client_names_the_checkpoint(folder, monkeypatch):
+    """As one about the size that an odd answer of the Hub gives."""
+    monkeypatch.setattr(AutoModel, "from_pretrained", mock.Mock(side_effect=ValueError("The file is too large")))
+    with pytest.raises(CheckpointError, match=f"{folder} cannot be loaded .The file is too large"):
+        load_model(folder)
 
 
 def test_weights_that_are_not_the_models_without_this_package(folder):

@@ -1,5 +1,6 @@
 """The model beyond parity: gradients by definition, precision, batching, solving, FLOPs, bad input."""
 
+import dataclasses
 import math
 
 import pytest
@@ -276,6 +277,42 @@ def test_bad_input(make_model):
         model(questions(model), state=model.initial_state(1))
     with pytest.raises(ValueError, match="max_segments is 0"):
         model.solve(questions(model), max_segments=0)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [[1] * 16] * 3])
+def test_what_is_no_tensor_is_named(make_model, value):
+    model, ids = make_model(), torch.ones(3, 16, dtype=torch.long)
+    for call in (model, model.solve):
+        with pytest.raises(ValueError, match=r"input_ids is of type .*; expected a tensor"):
+            call(value)
+    if value is not None:
+        for name in ("labels", "puzzle_ids"):
+            with pytest.raises(ValueError, match=f"{name} is of type .*; expected a tensor"):
+                model(ids, **{name: value})
+        with pytest.raises(ValueError, match=r"puzzle_ids is of type .*; expected a tensor"):
+            model.solve(ids, puzzle_ids=value)
+
+
+def test_states_of_another_type_are_named(make_model):
+    model, ids = make_model(), torch.ones(3, 16, dtype=torch.long)
+    state = model.initial_state(3)
+    for name, other in (("z_h", state.z_h.long()), ("z_l", state.z_l.to(torch.complex64)), ("num_segments", 3),
+                        ("num_segments", state.num_segments.float())):  # fmt: skip
+        with pytest.raises(ValueError, match=f"the state's {name} is of "):
+            model(ids, state=dataclasses.replace(state, **{name: other}))
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([0.0, 0, 0]), torch.tensor([[0]] * 3), torch.tensor([0, 0, 9])])
+def test_puzzle_ids_in_solving_are_looked_at(make_model, ids):
+    with pytest.raises(ValueError, match="puzzle_ids "):
+        make_model().solve(torch.ones(3, 16, dtype=torch.long), puzzle_ids=ids)
+
+
+@pytest.mark.parametrize("name", ["noise", "q_halt_threshold"])
+def test_numbers_that_no_tensor_holds_are_refused(make_model, name):
+    for value in (2**64, 10**400):
+        with pytest.raises(ValueError, match=f"{name} is 1.*; expected a number"):
+            make_model().solve(torch.ones(3, 16, dtype=torch.long), **{name: value})
 
 
 def test_tuple_output(make_model):

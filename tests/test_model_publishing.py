@@ -265,6 +265,18 @@ def test_a_page_where_json_was_expected(connected, checkpoint):
     publish_checkpoint(checkpoint, "puzzles/mine")
 
 
+@pytest.mark.parametrize("said", ["x", 3, None, "../.."])
+def test_an_answer_that_names_no_commit(connected, checkpoint, said):
+    """Nothing is told to be published as a commit that is none."""
+
+    def change(reply):
+        return replace(reply, body=json.dumps(json.loads(reply.body) | {"commitOid": said}).encode())
+
+    connected.inject(Fault("change", match="commit", change=change))
+    _, commit = publish_checkpoint(checkpoint, "puzzles/mine")  # another try finds that all is there
+    assert commit == connected.head("model", "puzzles/mine")
+
+
 def background(reports: list[str], **options) -> BackgroundPublisher:
     return BackgroundPublisher("puzzles/mine", True, reports.append, **options)
 

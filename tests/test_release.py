@@ -1,5 +1,6 @@
 """What a release says of itself, and what its wheel holds."""
 
+import re
 import tomllib
 from pathlib import Path
 from zipfile import ZipFile
@@ -8,6 +9,8 @@ import yaml
 from support.wheel_contents import expected_files, find_differences
 
 import air_hf
+from air_hf.dataset_builders.sudoku import SudokuExtreme
+from air_hf.hub import model_card
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +44,31 @@ def test_the_citation_names_the_papers_and_has_the_required_fields():
         assert {"type", "title", "authors"} <= reference.keys()
     urls = {reference["url"] for reference in citation["references"]}
     assert urls == {f"https://arxiv.org/abs/{number}" for number in ("2605.17811", "2510.04871", "2506.21734")}
+
+
+def test_citations_agree():
+    """The BibTeX of the cards with CITATION.cff, entry by entry: title, authors, year, number of the archive."""
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]
+    expected = {
+        reference["url"]: (
+            reference["title"],
+            [f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]],
+            str(reference["year"]),
+        )
+        for reference in references
+    }
+    cards = [(ROOT / "checkpoints" / "sudoku-4x4" / "README.md").read_text(encoding="utf-8"), SudokuExtreme.CITATION]
+    cards.append(model_card._TEXT.replace("{{", "{").replace("}}", "}"))
+    found = [
+        dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\}(?=[,\n]|$)", entry, re.DOTALL))
+        for card in cards
+        for entry in re.findall(r"^@\w+\{\w+,(.*?)\n\}", card, re.DOTALL | re.MULTILINE)
+    ]
+    assert len(found) == 3 + 1 + 3
+    for fields in found:
+        number = fields.get("eprint") or re.search(r"\d{4}\.\d{5}", fields["journal"])[0]
+        authors = re.split(r"\s+and\s+", fields["author"])
+        assert (fields["title"], authors, fields["year"]) == expected[f"https://arxiv.org/abs/{number}"]
 
 
 def test_issue_forms_have_what_github_asks_for():

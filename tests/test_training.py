@@ -195,7 +195,7 @@ def test_recipes_and_overrides(tmp_path):
         (["--warmup_steps", "11", "--max_steps", "10"], "warmup_steps (11) is more than max_steps (10)"),
         (["--mixer", "convolution"], "invalid choice: 'convolution'"),
         (["--ema_decay", "1"], "ema_decay is 1.0; it must be at least 0 and less than 1"),
-        (["--config", "nowhere.yaml"], "recipe nowhere.yaml does not exist"),
+        (["--config", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
         (["--train_data", "x.csv"], "test_data is missing, and train_data (x.csv) is not a folder"),
         ([], "train_data is missing"),
     ],
@@ -224,6 +224,7 @@ def test_bad_arguments(words, message, capsys):
         ("optimizer: sgd\n", "optimizer: invalid choice: 'sgd' (choose from adam_atan2, adamw, muon)"),
         ("num_puzzle_ids: 5\n", "unknown fields num_puzzle_ids"),
         ('train_data: "a\\0b"\ntest_data: c\n', "train_data is 'a\\x00b'; it must not hold a NUL character"),
+        ("seed: 1\n# of the weights\nseed: 2\n", "recipe.yaml, line 3: seed is given twice, first in line 1"),
         ("a: " + 5000 * "[" + "\n", "is nested too deeply; expected one `name: value` a line"),
     ],
 )

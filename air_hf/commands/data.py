@@ -100,12 +100,14 @@ def _given(args: argparse.Namespace, names) -> dict:
 def _generate(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None:
     of_puzzle, of_generator = (_given(args, names) for names in options)
     puzzle = get_puzzle(args.puzzle, **of_puzzle)
-    check_new(args.output)
+    others = check_new(args.output)
     split = generate_split(
         puzzle, args.train, args.test, args.seed, args.workers, max_seconds=args.max_seconds, **of_generator
     )
     write_split(args.output, puzzle, split, args.seed, of_generator)
     print(f"wrote {args.train} train and {args.test} test puzzles of {puzzle.name} to {args.output}")
+    if others:
+        print(f"{args.output} held {others} other files or folders, which are as they were")
 
 
 def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None:

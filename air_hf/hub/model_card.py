@@ -62,7 +62,7 @@ _TEXT = """---
 @misc{{wang2025hrm,
   title = {{Hierarchical Reasoning Model}},
   author = {{Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and Lu, Meng and
-            Song, Sen and Yasin Abbasi Yadkori}},
+            Song, Sen and Abbasi Yadkori, Yasin}},
   year = {{2025}}, eprint = {{2506.21734}}, archivePrefix = {{arXiv}}, url = {{https://arxiv.org/abs/2506.21734}}
 }}
 ```

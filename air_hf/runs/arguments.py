@@ -129,7 +129,9 @@ def _read_file(name: str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if text.count("[") + text.count("{") > _MOST_BRACKETS:  # for a thousand of them the reader takes seconds
             raise RecursionError
-        recipe = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        recipe = None if node is None else loader.construct_document(node)
     except UnicodeDecodeError as error:
         raise ValueError(f"recipe {path} is not UTF-8 text: {error}") from error
     except RecursionError as error:
@@ -138,6 +140,7 @@ def _read_file(name: str) -> dict[str, Any]:
         raise ValueError(f"recipe {path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
+    _check_repeated(path, node)
     options = _options()
     if unknown := sorted(set(map(str, recipe)) - options.keys()):
         raise ValueError(
@@ -148,6 +151,16 @@ def _read_file(name: str) -> dict[str, Any]:
         for name, value in recipe.items()
         if value is not None or not options[name].optional
     }
+
+
+def _check_repeated(path: Path, node: yaml.MappingNode) -> None:
+    """Raises ValueError: a field is given twice, of which YAML would silently take the last."""
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.value in seen:
+            raise ValueError(f"recipe {path}, line {line}: {key.value} is given twice, first in line {seen[key.value]}")
+        seen[key.value] = line
 
 
 def _read_value(place: str, value, option: _Option):
