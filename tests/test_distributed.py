@@ -128,8 +128,8 @@ import time
 from air_hf import variant_config
 from air_hf.runs.processes import check_same_step, naming_lost_processes
 from air_hf.runs.start import make_accelerator
-from air_hf.training import Recipe
-recipe = Recipe(collective_timeout=0.05, mixed_precision="no", batch_size=2)
+from air_hf.run_recipe import RunRecipe
+recipe = RunRecipe(collective_timeout=0.05, mixed_precision="no", batch_size=2)
 accelerator = make_accelerator(recipe, variant_config("Lx_H"))
 if accelerator.process_index == 1:
     time.sleep(60)
