@@ -62,4 +62,5 @@ def test_a_sample_of_damaged_inputs(materials):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_all_damaged_inputs(materials):
-    assert not defects(materials, range(SAMPLE, ALL))
+    found = defects(materials, range(SAMPLE, ALL))
+    assert not found, "\n".join(found)

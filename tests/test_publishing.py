@@ -164,7 +164,7 @@ def push(folder: Path, repository: str, timeout: float = PATIENT) -> str:
 
 
 TRY_AGAIN = "another try sends only what is missing"
-ADVICE = {400: "Injected fault", 401: "the Hub does not know the token", 403: "the token may not write there",
+ADVICE = {400: "the push failed", 401: "the Hub does not know the token", 403: "the token may not write there",
           404: "there is no such repository"}  # fmt: skip
 
 

@@ -137,7 +137,9 @@ def read_records(folder: Path) -> Records:
 
 def _check(record: dict, expected: dict[str, Any], place: str | Path) -> None:
     for name, kind in expected.items():
-        value = record.get(name)
+        if name not in record:
+            raise CheckpointError(f"{place}: {name} is missing")
+        value = record[name]
         if isinstance(kind, dict):
             if not isinstance(value, dict):
                 raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
