@@ -240,7 +240,9 @@ def test_spectral_radius_is_that_of_the_whole_jacobian(make_model):
 
         def segment(z, one=one, size=size):
             shape = (1, 5, 8)
-            after = model.model.segment(one, AIRState(z[size:].view(shape), z[:size].view(shape), torch.zeros(1)))
+            after = model.model.segment(
+                one, AIRState(z[size:].view(shape), z[:size].view(shape), torch.zeros(1, dtype=torch.int64))
+            )
             return torch.cat((after.z_l.flatten(), after.z_h.flatten()))
 
         model.set_attn_implementation("eager")

@@ -60,7 +60,7 @@ def test_sizes(name):
         (["--sizes", "sudoku"], "unknown size 'sudoku'; expected one of sudoku-6x6, sudoku-9x9, paper-sudoku"),
         (["--threads", "0"], "threads is 0; it must be positive"),
         (["--seconds", "nan"], "seconds is nan; it must be positive"),
-        (["--config", "nowhere.yaml"], "recipe nowhere.yaml does not exist"),
+        (["--config", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
     ],
 )
 def test_what_cannot_be_measured(words, message, capsys):
