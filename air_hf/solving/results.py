@@ -119,7 +119,8 @@ class Journal:
     def append(self, results: Iterator[Result]) -> Iterator[Result]:
         """Writes each result as it comes, so that what is solved is kept whatever happens next, and passes it on."""
         for result in results:
-            header = "" if self.path.exists() else format_row(COLUMNS)
+            is_begun = self.path.exists() and self.path.stat().st_size
+            header = "" if is_begun else format_row(COLUMNS)
             append_text(self.path, header + format_row(list(result)))
             yield result
 
