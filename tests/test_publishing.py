@@ -14,8 +14,8 @@ from support.hub_processes import FAULTS, MOST_FAULTS, PATIENT, ROOT, STALLED, c
 from support.hub_server import Fault
 from support.training import make_csv
 
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data, load_dataset
-from air_hf.training import Recipe
 
 pytest_plugins = ["support.hub_fixtures"]
 REPO = "puzzles/tiny-sudoku"
@@ -122,7 +122,7 @@ def test_the_commit_of_the_cache_is_recorded(hub, built, tmp_path):
 def test_training_reads_through_its_cache(hub, built, tmp_path):
     with client_pool(hub, tmp_path / "home") as pool:
         pool.submit(push, built, REPO).result()
-        recipe = Recipe(dataset=REPO, cache_dir=str(tmp_path / "cache"))
+        recipe = RunRecipe(dataset=REPO, cache_dir=str(tmp_path / "cache"))
         sources = pool.submit(load_data, recipe).result()
     assert [source.dataset_revision for source in sources] == [hub.head("dataset", REPO)] * 2
     assert not (tmp_path / "home" / "datasets").exists()
