@@ -172,7 +172,7 @@ def test_no_puzzle_so_hard(monkeypatch):
 def test_a_time_budget_ends_in_a_sentence(name, tmp_path, capsys):
     """No 17 clues turn up in seconds, and one board of the large maze takes longer than the budget."""
     rare = ["--clues", 17] if name == "sudoku-9x9" else ["--min_path_cells", 2000]
-    start = time.monotonic()
+    start, others = time.monotonic(), set(multiprocessing.active_children())  # which earlier tests may have left
     words = ["--puzzle", name, "--train", 4, "--test", 2, "--output", tmp_path / "data", "--workers", 1]
     assert generate(*words, *rare, "--max_seconds", 2) == 2
     assert time.monotonic() - start < 30
@@ -182,7 +182,7 @@ def test_a_time_budget_ends_in_a_sentence(name, tmp_path, capsys):
     )
     assert "0/6" in shown  # progress, although nothing was found
     assert not (tmp_path / "data").exists()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):
