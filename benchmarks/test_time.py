@@ -12,12 +12,12 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from test_time_study import Study
 
 from air_hf.data import load_puzzles
 from air_hf.files import atomic_file, write_text
 from air_hf.hub import load_model
 from air_hf.puzzles import puzzle_of
-from air_hf.solving.study import Study
 
 _STYLES = {  # what a method's name begins with: how it is drawn
     "plain": ("o-", "0.55", "plain, deeper and deeper"),
@@ -107,6 +107,8 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load_model(args.model).to(args.device)
+    if args.depth < model.config.max_segments:
+        parser.error(f"--depth is {args.depth}; the model was trained with {model.config.max_segments} segments")
     path = args.output / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {
         "model": Path(args.model).name, "parameters": sum(p.numel() for p in model.parameters()),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from air_hf.solving.calibration import Segments, calibrate
 from air_hf.solving.options import add_options, config_of, describe, is_plain
 from air_hf.solving.results import Journal, format_row, join, journals
 from air_hf.solving.stream import Result, Row, solve_rows
-from air_hf.solving.study import _powers
 from air_hf.tokenization import build_tokenizer
 
 SUDOKU = get_puzzle("sudoku-4x4")
@@ -595,6 +593,21 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert (status, "tolerance is 2.0" in err) == (2, True)
 
 
-def test_depths_double():
-    assert list(_powers(4, 40)) == [4, 8, 16, 32, 40]
-    assert all(later == 2 * earlier for earlier, later in pairwise(list(_powers(2, 8))))
+def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, tmp_path):
+    texts = [list(map(SUDOKU.format, boards)) for boards in make_puzzles(12, 4)]
+    file = write_csv(tmp_path / "p.csv", *texts)
+    script = Path(__file__).parents[1] / "benchmarks" / "test_time.py"
+    words = ["--model", checkpoint, "--data", f"few={file}", "--limit", "12", "--rollouts", "2", "--segments", "3"]
+    command = [sys.executable, script, *words, "--depth", "9", "--budget", "16", "--output", tmp_path / "study"]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
+    found = json.loads((tmp_path / "study" / "results.json").read_text())["sets"]["few"]
+    rows = {row["method"]: row for row in found["rows"]}
+    single = load_model(checkpoint)
+    questions, labels = (torch.from_numpy(SUDOKU.parse_all(each)).long() for each in texts)
+    for depth in (4, 8, 9):
+        last = [plain_segments(single, question, depth)[-1][0] for question in questions]
+        right = [torch.equal(answer.view(-1), label) for answer, label in zip(last, labels, strict=True)]
+        assert rows[f"plain, {depth} segments"]["exact"] == np.mean(right)
+    noisy = solve(single, questions, SolveConfig(rollouts=2, noise=0.3, max_segments=3))
+    assert rows["2 rollouts, σ 0.3, by q_halt"]["exact"] == (noisy.sequences == labels).all(1).double().mean().item()
+    assert {"table.md", "figure.png"} <= {path.name for path in (tmp_path / "study").iterdir()}
