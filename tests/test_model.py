@@ -112,6 +112,28 @@ def test_attention_backends_agree(make_model, variant):
     torch.testing.assert_close(model(questions(model)).logits, eager(questions(model)).logits, rtol=1e-3, atol=1e-4)
 
 
+def test_a_compiled_network_is_given_its_angles(make_model):
+    model, computed = make_model(), set()
+    model.set_attn_implementation("eager")
+    expected = model(questions(model)).logits
+
+    def look_at(graph, inputs):
+        computed.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    model.model.networks["shared"].compile(backend=look_at, dynamic=False)
+    torch.testing.assert_close(model(questions(model)).logits, expected)
+    assert "softmax" in computed
+    assert not computed & {"cos", "sin", "pow"}
+
+
+def test_a_model_that_has_solved_in_inference_mode_can_be_trained(make_model):
+    model = make_model()
+    with torch.inference_mode():
+        model(questions(model))
+    model.train()(questions(model), labels=questions(model)).loss.backward()
+
+
 @pytest.mark.parametrize("variant", ["Lx_H", "trm-mlp", "L2x_H2x-prepend-keep"])
 def test_bfloat16_forward_over_float32_weights(make_model, variant):
     """Autocast keeps the states in bfloat16, reaches every parameter that float32 does, and stays near it."""

@@ -27,6 +27,7 @@ def _lines(name: str, result: dict[str, Any]) -> list[str]:
         f"  a training step: {parts}",
         f"  its products alone take {training['products_alone_ms'] / ms:.0%} of it; "
         f"{compiled if training['compiled'] else 'not compiled'}; memory at most {result['peak_memory_mib']:,.0f} MiB",
+        *(_beside(part, found) for part, found in result.get("beside_published", {}).items()),
     ]
 
 
@@ -35,3 +36,9 @@ def _line(name: str, part: dict[str, Any]) -> str:
     times = f"{ms['median']:.1f} ({ms['low']:.1f} to {ms['high']:.1f})"
     share = f"{part['share_of_peak']:.0%}" if "share_of_peak" in part else ""
     return f"  {name:19}{times:>30}{part['puzzles_per_second']:>14,.0f}{share:>13}"
+
+
+def _beside(part: str, found: dict[str, Any]) -> str:
+    ours, published = (found[whose]["median"] for whose in ("ms", "published_ms"))
+    times = f"{ours:.1f} ms, the published code in turn with it {published:.1f} ms"
+    return f"  {part}: {times}, {published / ours:.2f} times as long"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,24 +16,35 @@ from torch._dynamo.utils import counters
 
 from air_hf.benchmark.cases import Case
 from air_hf.benchmark.ceiling import SquareProduct, copy_rate, record_products, time_products, timed, timed_in_turn
+from air_hf.benchmark.published import PublishedCode
 from air_hf.benchmark.where import time_by_group
 from air_hf.data import PuzzleStream
 from air_hf.runs.start import make_accelerator, make_model
 from air_hf.training import Learner
+from air_hf.training.backend import should_compile
 
 
-def measure(case: Case, seconds: float) -> dict[str, Any]:
+def measure(case: Case, seconds: float, published: Path | None = None) -> dict[str, Any]:
     """Measures a case, each part for about so many seconds.
+
+    Args:
+        published (`Path`, *optional*): a checkout of the published code, whose steps are taken in turn with these.
 
     Returns:
         `dict`: numbers by part, for JSON; times in ms, memory in MiB. `share_of_peak` is the rate of a part's counted
         FLOPs over that of a large square product measured in turn with it, medians of both.
+
+    Raises:
+        ValueError: see [`PublishedCode`].
     """
     recipe, config, batch_size = case.recipe, case.config, case.recipe.batch_size
     accelerator = make_accelerator(recipe, config)
     device = accelerator.device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    theirs = None
+    if published:
+        theirs = PublishedCode(published, case, device, dtype, should_compile(recipe.compile, device))
     square = SquareProduct(device, dtype)
     model = case.model or make_model(recipe, config, accelerator)
     stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, recipe.augment, recipe.images_per_puzzle)
@@ -47,6 +59,10 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
         rate = 1000 * batch_size / ms["median"]
         return {"ms": ms, "puzzles_per_second": rate, "peak_gflops": peak / 1e9, "share_of_peak": share}
 
+    def beside(work: Callable[[], object], published_work: Callable[[], object]) -> dict[str, Any]:
+        ours, other = timed_in_turn({"ours": work, "published": published_work}, seconds, wait).values()
+        return {"ms": _spread(ours), "published_ms": _spread(other)}
+
     products = record_products(plain, stream)
     training = _first_step(learner := Learner(model, recipe, accelerator), stream, wait)
     step = lambda: learner.train_step(stream.batch(learner.step))  # noqa: E731
@@ -55,8 +71,14 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     training["compile_seconds"] = training["first_step_seconds"] - training["ms"]["median"] / 1000
     training["products_alone_ms"] = 1000 * time_products(products, device, seconds / 100, wait)
     training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step))
+    comparison = {}
+    if theirs:
+        comparison["training"] = beside(step, lambda: theirs.train_step(stream.batch(learner.step)))
     model.eval()
     with torch.no_grad(), accelerator.autocast():
+        if theirs:
+            segment = theirs.evaluator(stream.batch(0))
+            comparison["evaluation"] = beside(lambda: next(model.unroll(ids)), segment)
         evaluation = part(lambda: next(model.unroll(ids)), config.estimate_flops(batch_size))
         solving = _spread(timed(lambda: model.solve(ids), seconds, wait))
     return {
@@ -74,7 +96,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
         "data": {"puzzles_per_second": _rate(plain_stream, seconds / 5)},
         "augmented_data": {"puzzles_per_second": _rate(stream, seconds / 5)},
         "peak_memory_mib": _peak_memory(device),
-    }  # fmt: skip
+    } | ({"beside_published": comparison} if theirs else {})  # fmt: skip
 
 
 def _first_step(learner: Learner, stream: PuzzleStream, wait: Callable[[], object]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     source.add_argument("--config", metavar="RECIPE", help="a recipe of `air-hf train` instead, on its data")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the recipe's, or all cores)")
+    published = "checkout of the published AIR code, whose Python files are run, timed in turn with this package"
+    parser.add_argument("--published", type=Path, metavar="DIR", help=published)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default 5)")
     parser.epilog = "Compare ratios of one run: what else the machine does changes every time in it."
     return _benchmark
@@ -41,7 +43,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     results = {}
     for name, case in cases.items():
         recipe = case.recipe if args.threads is None else replace(case.recipe, num_threads=args.threads)
-        results[name] = measure(case._replace(recipe=recipe), args.seconds)
+        results[name] = measure(case._replace(recipe=recipe), args.seconds, args.published)
         print(table({name: results[name]}), flush=True)
         if args.output:
             write_text(args.output, json.dumps(results, indent=1) + "\n")
