@@ -19,21 +19,20 @@ from air_hf.files import atomic_file, write_text
 from air_hf.hub import load_model
 from air_hf.puzzles import puzzle_of
 
-_STYLES = {  # what a method's name begins with: how it is drawn
-    "plain": ("o-", "0.55", "plain, deeper and deeper"),
-    "q_halt": ("s-", "tab:blue", "stopped by q_halt"),
-    "rollouts by q_halt": ("^-", "tab:orange", "K rollouts, best q_halt"),
-    "rollouts most frequent": ("v--", "tab:green", "K rollouts, most frequent"),
-    "rollouts by the verifier": ("P", "tab:olive", "K rollouts, verifier"),
-    "adaptive, q_halt": ("*", "tab:red", "adaptive, q_halt"),
-    "adaptive, verifier": ("*", "tab:purple", "adaptive, verifier"),
+_STYLES = {  # what is drawn: what a method's name begins and ends with, and how
+    ("plain", ""): ("o-", "0.55", "plain, deeper and deeper"),
+    ("q_halt", ""): ("s-", "tab:blue", "stopped by q_halt"),
+    ("rollouts,", "by q_halt"): ("^-", "tab:orange", "K noisy rollouts, best q_halt"),
+    ("rollouts,", "most frequent"): ("v--", "tab:green", "K noisy rollouts, most frequent"),
+    ("rollouts of images,", "by q_halt"): ("^-", "tab:purple", "K of symmetric images, best q_halt"),
+    ("adaptive, rollouts,", "verifier"): ("*", "tab:orange", "adaptive, rules"),
+    ("adaptive, rollouts of images,", "q_halt"): ("P", "tab:red", "adaptive of images, q_halt"),
+    ("adaptive, rollouts of images,", "verifier"): ("*", "tab:red", "adaptive of images, rules"),
 }
 
 
-def kind_of(method: str) -> str | None:
-    if "rollouts, σ" in method:
-        return f"rollouts {method.split(', ')[-1]}"
-    return next((kind for kind in _STYLES if method.startswith(kind)), None)
+def is_kind(method: str, kind: tuple[str, str]) -> bool:
+    return method.lstrip("0123456789 ").startswith(kind[0]) and method.endswith(kind[1])
 
 
 def draw(results: dict, path: Path) -> None:
@@ -44,8 +43,8 @@ def draw(results: dict, path: Path) -> None:
     panels = figure.subplots(1, len(sets) + 1)
     for axes, (name, found) in zip(panels, sets.items(), strict=False):
         for kind, (style, color, label) in _STYLES.items():
-            rows = [row for row in found["rows"] if kind_of(row["method"]) == kind]
-            size = 13 if style == "*" else 5
+            rows = [row for row in found["rows"] if is_kind(row["method"], kind)]
+            size = 12 if style in "*P" else 5
             points = [row["calls"] for row in rows], [100 * row["exact"] for row in rows]
             if rows:
                 axes.plot(*points, style, color=color, label=label, markersize=size)

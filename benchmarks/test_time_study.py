@@ -57,19 +57,20 @@ class Study:
     def run(self, sweep: bool) -> dict:
         """All methods; with `sweep`, other σ and states, too. Returns the rows and the calibration of q_halt."""
         calibration = self._plain()
-        self._rollouts()
         exits = {"early_exit": "q_halt", "q_halt_threshold": SAFE}
-        self._solve("adaptive, q_halt", SolveConfig.adaptive(self.budget, noise=self.noisy.noise))
-        if find_verifier(self.puzzles.puzzle):
-            adaptive = SolveConfig.adaptive(self.budget, noise=self.noisy.noise, early_exit="verifier")
-            self._solve("adaptive, verifier", adaptive)
+        for symmetries in (False, True) if find_images(self.puzzles.puzzle) else (False,):
+            rollouts = "rollouts of images" if symmetries else "rollouts"
+            self._rollouts(rollouts, replace(self.noisy, symmetries=symmetries))
+            for early_exit in ("q_halt", "verifier") if find_verifier(self.puzzles.puzzle) else ("q_halt",):
+                options = {"noise": self.noisy.noise, "early_exit": early_exit, "symmetries": symmetries}
+                self._solve(f"adaptive, {rollouts}, {early_exit}", SolveConfig.adaptive(self.budget, **options))
         if sweep:
             for noise, on in ((0.1, "z_l"), (0.3, "z_l"), (1.0, "z_l"), (0.3, "z_h"), (0.3, "both")):
                 config = replace(self.noisy, noise=noise, noise_on=on, **exits)
                 self._solve(f"rollouts to the first q_halt > {SAFE:g}: {noise:g} on {on}", config)
             self._solve("random starts", replace(self.noisy, noise=0.0, start="random", **exits))
             if find_images(self.puzzles.puzzle):
-                self._solve("symmetric images", replace(self.noisy, noise=0.0, symmetries=True, **exits))
+                self._solve("images without noise", replace(self.noisy, noise=0.0, symmetries=True, **exits))
         return {"rows": self.rows, "calibration": calibration}
 
     def _add(self, method: str, exact: np.ndarray, calls: np.ndarray, verified: bool = False, **more) -> None:
@@ -117,26 +118,26 @@ class Study:
             "exact_all_segments": chosen.exact_without,
         }
 
-    def _rollouts(self) -> None:
+    def _rollouts(self, name: str, config: SolveConfig) -> None:
         """Every number of rollouts and every way to choose that needs no logits, from one run."""
-        boards, scores = self._record(self.noisy)
+        boards, scores = self._record(config)
         exact, answers, final = is_exact(boards[:, -1], self.puzzles.answers), boards[:, -1], scores[:, -1]
         everyone, sigma = np.arange(len(self.puzzles)), f"σ {self.noisy.noise:g}"
         total, segments = len(boards), boards.shape[1]
-        self._add(f"1 rollout, {sigma}, mean of {total}", exact.mean(0), np.full(len(everyone), segments))
+        self._add(f"1 of the {name}, {sigma}, mean of {total}", exact.mean(0), np.full(len(everyone), segments))
         for count in _powers(2, total):
             calls = np.full(len(everyone), count * segments)
             best = exact[final[:count].argmax(0), everyone]
             frequent = np.array([_most_frequent(answers[:count, i], final[:count, i]) for i in everyone])
             passed = float(exact[:count].any(0).mean())
-            self._add(f"{count} rollouts, {sigma}, by q_halt", best, calls, pass_at_k=passed)
-            self._add(f"{count} rollouts, {sigma}, most frequent", exact[frequent, everyone], calls, pass_at_k=passed)
+            self._add(f"{count} {name}, {sigma}, by q_halt", best, calls, pass_at_k=passed)
+            self._add(f"{count} {name}, {sigma}, most frequent", exact[frequent, everyone], calls, pass_at_k=passed)
         if verify := find_verifier(self.puzzles.puzzle):
             flat = torch.from_numpy(answers.reshape(-1, answers.shape[-1]).astype(np.int64))
             valid = verify(self._questions.repeat(total, 1), flat).reshape(total, -1)
             right = exact[np.where(valid.any(0), valid.argmax(0), final.argmax(0)), everyone]
             calls = np.full(len(everyone), total * segments)
-            self._add(f"{total} rollouts, {sigma}, by the verifier", right, calls, True, pass_at_k=passed)
+            self._add(f"{total} {name}, {sigma}, by the verifier", right, calls, True, pass_at_k=passed)
 
 
 def _powers(first: int, last: int) -> Iterator[int]:

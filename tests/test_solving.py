@@ -533,19 +533,21 @@ def parse_options(mode: str, *words) -> argparse.Namespace:
 
 def test_options_make_the_plan():
     stored = SolveConfig(early_exit="q_halt", q_halt_threshold=2.5)
-    assert config_of(parse_options("plain"), stored, True) == SolveConfig()
-    assert is_plain(config_of(parse_options("plain", "--max_segments", "64"), stored, True))
-    assert not is_plain(config_of(parse_options("plain", "--noise", "0.1"), stored, True))
-    assert config_of(parse_options("plain", "--mode", "calibrated"), stored, True) == stored
-    adaptive = parse_options("adaptive", "--budget", "99", "--symmetries")
-    by_rules, by_q = (config_of(adaptive, stored, checks) for checks in (True, False))
+    assert config_of(parse_options("plain"), stored, SUDOKU) == SolveConfig()
+    assert is_plain(config_of(parse_options("plain", "--max_segments", "64"), stored, SUDOKU))
+    assert not is_plain(config_of(parse_options("plain", "--noise", "0.1"), stored, SUDOKU))
+    assert config_of(parse_options("plain", "--mode", "calibrated"), stored, SUDOKU) == stored
+    adaptive = parse_options("adaptive", "--budget", "99")
+    # A grid of which nothing is known has neither rules nor symmetries.
+    by_rules, by_q = (config_of(adaptive, stored, puzzle) for puzzle in (SUDOKU, get_puzzle("grid-4x4", symbols=".ab")))
     assert (by_rules.early_exit, by_rules.budget, by_rules.symmetries) == ("verifier", 99, True)
-    assert (by_q.early_exit, by_q.q_halt_threshold) == ("q_halt", 2.5)
-    assert config_of(adaptive, SolveConfig(), False).q_halt_threshold == 4.0
+    assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 2.5, False)
+    assert config_of(adaptive, SolveConfig(), None).q_halt_threshold == 4.0
+    assert not config_of(parse_options("adaptive", "--no-symmetries"), stored, SUDOKU).symmetries
     assert "the verifier took part" in describe(by_rules)
     assert "the verifier took no part" in describe(by_q)
     with pytest.raises(ValueError, match="--q_halt_threshold is the threshold of --early_stop and"):
-        config_of(parse_options("adaptive", "--q_halt_threshold", "1"), stored, True)
+        config_of(parse_options("adaptive", "--q_halt_threshold", "1"), stored, SUDOKU)
 
 
 def test_evaluate_scores_what_solve_does(capsys, checkpoint, model, boards, tmp_path):

@@ -13,7 +13,7 @@ from air_hf.files import write_text
 from air_hf.hub import load_model, training_facts
 from air_hf.puzzles import puzzle_of
 from air_hf.runs.data import load_dataset, load_files
-from air_hf.solving import evaluate_solving, find_verifier
+from air_hf.solving import evaluate_solving
 from air_hf.solving.options import add_options, config_of, describe, is_plain
 
 
@@ -52,7 +52,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     else:
         source = load_files(args.data, puzzle, "test")
     source = source.sample(args.limit, args.seed)
-    config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
+    config = config_of(args, model.solve_config, puzzle)
     if not is_plain(config):
         scores = evaluate_solving(model, source.puzzles, config, args.batch_size)
         print(f"{scores.table()}\n{describe(config)}")

@@ -18,7 +18,7 @@ from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokeniz
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
-from air_hf.solving import SolveConfig, SolvingEngine, find_verifier, make_engine
+from air_hf.solving import SolveConfig, SolvingEngine, make_engine
 from air_hf.solving.files import FileWork
 from air_hf.solving.options import add_options, config_of, describe
 from air_hf.solving.stream import Question, Row, read_dataset, read_file, read_lines, read_question
@@ -102,7 +102,7 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
             f'{args.model}: config.json names no puzzle to check answers by; add it, e.g. "puzzle": "sudoku-9x9"'
         )
     load_tokenizer(args.model, model.config, **place_of(args))  # which checks that ids mean what the puzzle says
-    config = config_of(args, model.solve_config, find_verifier(puzzle) is not None)
+    config = config_of(args, model.solve_config, puzzle)
     model.to(args.device or device or PartialState().device)
     return make_engine(model, config, args.batch_size), puzzle, config
 

@@ -5,9 +5,11 @@ import dataclasses
 from collections.abc import Collection
 
 from air_hf.modeling.solving_air import CHOICES, SolveConfig
+from air_hf.puzzles import Puzzle
+from air_hf.solving.rules import find_images, find_verifier
 
 MODES = {
-    "adaptive": "cheap first, then rollouts, only for what is unsolved, up to --budget model calls a board",
+    "adaptive": "cheap first, then noisy rollouts from symmetric images, only for what is unsolved, up to --budget",
     "plain": "all segments once and the answer they end with, as in published evaluations",
     "calibrated": "as the checkpoint's solve_config.json says",
 }
@@ -41,19 +43,20 @@ def add_options(parser: argparse.ArgumentParser, mode: str, without: Collection[
         if field.name in CHOICES:
             group.add_argument(f"--{field.name}", choices=CHOICES[field.name], help=_HELP[field.name])
         elif type(field.default) is bool:
-            group.add_argument(f"--{field.name}", action="store_true", default=None, help=_HELP[field.name])
+            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=_HELP[field.name])
         else:
             kind = _NUMBERS.get(field.name, int)
             group.add_argument(f"--{field.name}", type=kind, metavar=kind.__name__.upper(), help=_HELP[field.name])
 
 
-def config_of(args: argparse.Namespace, stored: SolveConfig, checks_answers: bool) -> SolveConfig:
+def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | None) -> SolveConfig:
     """The plan that a command line asks for.
 
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
         stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a calibrated threshold from it.
-        checks_answers (`bool`): whether the family's rules can check answers; then the adaptive mode stops by them.
+        puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary the
+            rollouts.
 
     Raises:
         ValueError: a value out of its range, or a threshold that nothing looks at.
@@ -61,7 +64,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, checks_answers: boo
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(SolveConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if args.mode == "adaptive":
-        chosen = {"early_exit": "verifier" if checks_answers else "q_halt"}
+        early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
+        chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
         if stored.early_exit == "q_halt":
             chosen["q_halt_threshold"] = stored.q_halt_threshold
         config = SolveConfig.adaptive(**(chosen | given))
