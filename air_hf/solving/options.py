@@ -55,8 +55,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
         stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a calibrated threshold from it.
-        puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary the
-            rollouts.
+        puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
+            its rollouts.
 
     Raises:
         ValueError: a value out of its range, or a threshold that nothing looks at.
