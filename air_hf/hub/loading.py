@@ -1,5 +1,6 @@
 """Checkpoints, loaded from a folder or a repository with everything in them looked at."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from air_hf.tokenization import build_tokenizer
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a tokenizer, besides its vocabulary
 _PLACE = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
@@ -127,8 +129,15 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
     path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")
-    read_json_object(path)
-    tokenizer = build_tokenizer(puzzle)
+    facts, tokenizer = read_json_object(path), build_tokenizer(puzzle)
+    # Compared before the library runs them: a pattern may take for ever on a board, or panic.
+    ours = json.loads(tokenizer.backend_tokenizer.to_str())
+    for step in _STEPS:
+        if facts.get(step) != ours[step]:
+            raise CheckpointError(
+                f"{path} is no tokenizer of {puzzle.name}: its {step} is {str(facts.get(step))[:80]}; "
+                "expected the one that this package writes"
+            )
     try:
         found = Tokenizer.from_file(str(path))
         ids = found.encode(puzzle.example).ids
@@ -153,13 +162,3 @@ def read_facts(folder: str | Path, name: str) -> dict:
     """
     path = Path(folder) / name
     return read_json_object(path) if path.exists() else {}
-
-
-def training_facts(source: str | Path, **place) -> dict:
-    """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is.
-
-    Raises:
-        CheckpointError: no checkpoint, or a damaged file.
-    """
-    path = find_file(source, TRAINING_FACTS, **place)
-    return {} if path is None else read_json_object(path)
