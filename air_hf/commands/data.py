@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from air_hf.commands.place import add_cache_option
+from air_hf.commands.publish import add_timeout_option
 from air_hf.dataset_builders.builders import builder_of
 from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository, read_provenance
 from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
@@ -52,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     publish.add_argument("repository", help="ORG/NAME")
     publish.add_argument("--public", action="store_true", help="a new repository is private without this")
     publish.add_argument("--revision", help="branch to commit to (default main)")
+    add_timeout_option(publish)
 
     info = actions.add_parser("info", help="say what a built folder or a published repository holds")
     info.add_argument("source", help="folder, or ORG/NAME on the Hub")
@@ -128,9 +130,10 @@ def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None
 
 def _publish(args: argparse.Namespace, _) -> None:
     facts = read_provenance(args.folder)  # a folder that is none of ours is refused here
-    repository = resolve_repository(args.repository)
+    repository = resolve_repository(args.repository, timeout=args.timeout)
     name_repository(args.folder, repository)
-    commit = push_folder(args.folder, repository, "dataset", private=not args.public, revision=args.revision)
+    options = {"private": not args.public, "revision": args.revision, "timeout": args.timeout}
+    commit = push_folder(args.folder, repository, "dataset", **options)
     print(f"published {args.folder} as {repository}, commit {commit}")
     print(f'load it with: datasets.load_dataset("{repository}", "{next(iter(facts))}")')
 

@@ -67,7 +67,7 @@ def _solve(args: argparse.Namespace) -> int:
     if args.dataset is not None:
         if args.output is None:
             raise ValueError("--dataset needs an --output")
-        rows = read_dataset(args.dataset, args.dataset_config, args.split)
+        rows = read_dataset(args.dataset, args.dataset_config, args.split, args.cache_dir)
         return _solve_rows(args, rows, f"data set {args.dataset}", args.output, None)
     if args.boards == _STDIN:
         return _solve_rows(args, read_lines(), "standard input", args.output, None)

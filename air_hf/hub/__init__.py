@@ -6,8 +6,8 @@ from air_hf.hub.loading import (
     load_model,
     load_tokenizer,
     read_config,
+    training_facts,
 )
-from air_hf.hub.records import training_facts
 from air_hf.hub.shipped import checkpoint_for, resolve_checkpoint, shipped_checkpoints
 from air_hf.hub.transfer import PublishError, fetch_folder, push_folder, resolve_repository
 from air_hf.modeling import CheckpointError

@@ -1,6 +1,5 @@
 """What a checkpoint records of its training and its scores: checked when read, and what of it may be published."""
 
-import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -8,17 +7,12 @@ from typing import Any, NamedTuple
 
 from air_hf.data import COMMIT
 from air_hf.evaluation import EvaluationResult, bare_name
-from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, find_file, read_facts
+from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, check_types, read_facts, training_facts
 from air_hf.modeling import CheckpointError
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
-from air_hf.modeling.weights_air import read_json_object
 from air_hf.run_recipe import RunRecipe
 
 _NUMBER = (int, float)
-# Checked wherever the file is read, if it says so at all.
-_OPTIONAL: dict[str, Any] = {
-    "step": (int, type(None)), "ema": (*_NUMBER, type(None)), "arguments": dict, "variant": str,
-}  # fmt: skip
 _SPLIT = {"puzzle": str, "puzzles": int, "sha256": str, "example": str}
 # Only what is calculated with or looked into; either part may be missing as a whole, and entries that are no mapping
 # here are needed where the part is there.
@@ -131,41 +125,11 @@ def read_records(folder: Path) -> Records:
     """
     training, scores = training_facts(folder), read_facts(folder, EVALUATION)
     if "arguments" in training:
-        _check(training, _TRAINING, folder / TRAINING_FACTS)
+        check_types(training, _TRAINING, folder / TRAINING_FACTS)
         _check_curves(training.get("curves") or {"loss": []}, folder / TRAINING_FACTS)
     if scores:
-        _check(scores, _SCORES, folder / EVALUATION)
+        check_types(scores, _SCORES, folder / EVALUATION)
     return Records(training, scores)
-
-
-def training_facts(source: str | Path, **place) -> dict:
-    """What a checkpoint's training.json says, of which `step` and `ema` are its weights'; empty where there is none.
-
-    Raises:
-        CheckpointError: no checkpoint, a damaged file, or an entry of another type.
-    """
-    path = find_file(source, TRAINING_FACTS, **place)
-    facts = {} if path is None else read_json_object(path)
-    _check(facts, {name: kind for name, kind in _OPTIONAL.items() if name in facts}, path)
-    return facts
-
-
-def _check(record: dict, expected: dict[str, Any], place: str | Path) -> None:
-    for name, kind in expected.items():
-        if name not in record:
-            raise CheckpointError(f"{place}: {name} is missing")
-        value = record[name]
-        if isinstance(kind, dict):
-            if not isinstance(value, dict):
-                raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
-            _check(value, kind, f"{place}, {name}")
-        elif not isinstance(value, kind) or isinstance(value, bool) or not _is_finite(value):
-            wanted = {str: "text", dict: "an object"}.get(kind, "a finite number")
-            raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected {wanted}")
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_curves(curves: Any, path: Path) -> None:
