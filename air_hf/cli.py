@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
 from air_hf import __version__
@@ -38,11 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     name = parser.parse_args(argv[:1]).command
     module = importlib.import_module(f"air_hf.commands.{name.replace('-', '_')}")
     parser = Parser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
+    importlib.import_module("air_hf.hub.client").limit_silence()
     run = module.configure(parser)
     try:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
-    except (ValueError, StrictDataclassError, HfHubHTTPError, OSError) as error:
+    except (ValueError, StrictDataclassError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         print(f"air-hf {name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         status = 2
     sys.exit(status or 0)

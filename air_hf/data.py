@@ -6,6 +6,7 @@ Axis letters: N puzzles, B slots of a batch, S cells.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 
+from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling.modeling_air import IGNORE_LABEL
 from air_hf.puzzles import Puzzle, PuzzleError, Symmetries, complete_options, get_puzzle, infer_puzzle
 from air_hf.puzzles.augmentation import FixedImages
@@ -166,6 +167,19 @@ def load_puzzles(
     return _check_rows(rows, puzzle, name)
 
 
+@contextmanager
+def reading_dataset(name: str, config: str | None, split: str) -> Iterator[None]:
+    """Says of whatever goes wrong with a data set, or with the Hub that it is on, of which it is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise DataError(f"data set {name}, {config or 'default'}, {split}: {describe_error(error)}") from error
+
+
 def load_published(
     name: str,
     config: str | None,
@@ -189,10 +203,8 @@ def load_published(
         DataError: no such data set, configuration or split, or a bad row; or the Hub is out of reach, and the cache
             holds another commit than the one asked for.
     """
-    try:
+    with reading_dataset(name, config, split):
         rows = datasets.load_dataset(name, config, split=split, revision=revision, cache_dir=cache_dir)
-    except (OSError, ValueError, HfHubHTTPError) as error:  # DatasetNotFoundError is an OSError
-        raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
     where = f"{name}, {config or 'default configuration'}, {split}"
     commit = _commit_of(rows)
     if revision is not None and commit not in (None, revision) and COMMIT.fullmatch(revision):

@@ -142,7 +142,13 @@ def evaluate_model(
             left = len(puzzles) - index * processes * batch_size
             parts.append([_gather(values, accelerator)[:, :left] for values in part])
     # (segments, N, S) answers; (segments, N, 1) halting wishes and right-or-not confidences
-    answers, wishes, confident = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+    answers, wishes, confident, finite = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
+    if not finite.all():
+        segment = int(finite.all(axis=(1, 2)).argmin()) + 1
+        raise ValueError(
+            f"the model's outputs are not finite numbers in segment {segment}; "
+            "its weights are too large, or were damaged"
+        )
     result = _score(model, puzzles, answers, wishes[..., 0], confident[..., 0])
     return replace(result, step=step, ema=ema, precision=precision, **origin or {})
 
@@ -165,11 +171,14 @@ def _gather(values: torch.Tensor, accelerator: Accelerator | None) -> np.ndarray
 
 
 def _run_segments(model, batch, max_segments) -> tuple[list[torch.Tensor], str]:
-    """After each segment: answers (segments, B, S), wish to halt and q_halt > 0 (segments, B, 1); the states' dtype."""
+    """After each segment: answers (segments, B, S); wish to halt, q_halt > 0 and whether all outputs are finite
+    (segments, B, 1); the states' dtype."""
     records = []
     for output in model.unroll(batch["input_ids"], batch["puzzle_ids"], max_segments=max_segments):
         wish = model.wants_to_halt(output).unsqueeze(-1)
-        records.append((output.logits.argmax(-1).to(torch.uint8), wish, (output.q_halt_logits >= 0).unsqueeze(-1)))
+        finite = output.logits.isfinite().flatten(1).all(-1) & output.q_halt_logits.isfinite()
+        confident = output.q_halt_logits >= 0
+        records.append((output.logits.argmax(-1).to(torch.uint8), wish, confident.unsqueeze(-1), finite.unsqueeze(-1)))
     return [torch.stack(values) for values in zip(*records, strict=True)], str(output.state.z_h.dtype).removeprefix(
         "torch."
     )

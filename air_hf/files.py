@@ -3,21 +3,54 @@
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_KINDS = {
+    stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What there is at a path, or at the end of a link there: "a file", "a folder", "a device", ...; None if nothing.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    try:
+        return _KINDS[stat.S_IFMT(os.stat(path).st_mode)]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def check_place(path: str | Path, expected: str = "a file") -> None:
+    """Checks that a file (or "a folder") may be written there: there is one, a link to one, or nothing.
+
+    What else is there is a device or a pipe, say: written to, it has no end, and replaced, it is lost.
+
+    Raises:
+        ValueError: there is something else; the message names path and kind.
+    """
+    if (found := kind_of(path)) not in (expected, None):
+        raise ValueError(f"{path} is {found}; expected {expected} to write, or nothing there yet")
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Gives a place beside `path` to write to; when the block ends well the file is flushed and takes its name.
 
-    Folders above it are made. If the block fails, what it wrote is removed and an old file stays as it was.
+    Folders above it are made. If the block fails, what it wrote is removed and an old file stays as it was. A link is
+    replaced; the file that it leads to, in a cache of the Hub, say, stays as it was.
 
     Raises:
+        ValueError: there is something that is no file, see [`check_place`].
         OSError: the file cannot be written; its `filename` is `path`.
     """
     path = Path(path)
+    check_place(path)
     unfinished = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +76,10 @@ def append_text(path: str | Path, text: str) -> None:
     """Adds to a file in UTF-8, the whole text or nothing of it.
 
     Raises:
+        ValueError: there is something that is no file, see [`check_place`].
         OSError: it cannot be written; its `filename` is `path`.
     """
+    check_place(path)
     with open(path, "ab", buffering=0) as file:
         before = file.tell()
         data = text.encode()
@@ -61,8 +96,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; when the block ends well it is flushed and replaces `path`.
 
     If the block fails, what it wrote is removed and an old folder stays as it was.
+
+    Raises:
+        ValueError: there is something that is no folder, see [`check_place`].
     """
     path = Path(path)
+    check_place(path, "a folder")
     unfinished, replaced = path.with_name(f".{path.name}.part"), _aside(path)
     recover_folder(path)
     for leftover in (unfinished, replaced):

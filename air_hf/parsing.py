@@ -1,11 +1,19 @@
 """How commands speak of a bad command line: on one line, as of all other bad input."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that ends with status 2 and one line; `--help` shows the usage."""
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """A word as its option reads it: none holds a NUL, and an empty one, which as a folder would be the current
+        one, only stands where it is the default. What follows a subcommand is looked at by the parser of that."""
+        may_be_empty = action.default in ("", argparse.SUPPRESS)
+        if action.nargs != argparse.PARSER and ("\0" in arg_string or not (arg_string or may_be_empty)):
+            raise argparse.ArgumentError(action, f"{arg_string!r} names nothing")
+        return super()._get_value(action, arg_string)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")

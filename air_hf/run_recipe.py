@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from air_hf.card_options import HELP, CardOptions
-from air_hf.training.fields import NOT_NEGATIVE, POSITIVE, SEED, setting
+from air_hf.training.fields import IMAGES, NOT_NEGATIVE, POSITIVE, SEED, SIZE, THREADS, setting
 from air_hf.training.recipe import Recipe
 
 
@@ -80,7 +80,7 @@ class RunRecipe(Recipe):
     images_per_puzzle: int = setting(
         0,
         "draw that symmetry from so many fixed images of the puzzle, itself included; 0 for the whole group",
-        NOT_NEGATIVE,
+        IMAGES,
         published=True,
     )
     output_dir: str = setting("runs/air", "folder for the checkpoint, the metrics and the evaluation", may_change=True)
@@ -100,7 +100,7 @@ class RunRecipe(Recipe):
     num_threads: int | None = setting(
         None,
         "CPU threads of this process (default: the cores shared among the processes)",
-        POSITIVE,
+        THREADS,
         published=True,
         may_change=True,
         rounds=True,
@@ -111,7 +111,7 @@ class RunRecipe(Recipe):
     eval_every: int = setting(
         1000, "steps between evaluations; 0 for the end only", NOT_NEGATIVE, published=True, may_change=True
     )
-    eval_batch_size: int = setting(256, "boards at a time in evaluation", POSITIVE, published=True, may_change=True)
+    eval_batch_size: int = setting(256, "boards at a time in evaluation", SIZE, published=True, may_change=True)
     save_every: int = setting(
         0,
         "steps between checkpoints; 0 for evaluations and the end only",

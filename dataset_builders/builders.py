@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from air_hf.dataset_builders.generate import COLUMNS, SPLITS, generate_split, load_part, make_generator, write_split
 from air_hf.files import sha256
+from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.puzzles import Puzzle, PuzzleError, complete_options, find_family, get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
 from air_hf.puzzles.reading import (
@@ -220,12 +221,15 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
             files = self._local_files(config)
             facts = {"kind": "csv"}
         elif config.source == "hub":
-            commit = HfApi(token=self.token).dataset_info(self.HUB_REPO, revision=config.revision).sha
-            files = [
-                Path(hf_hub_download(self.HUB_REPO, f"{split}.csv", repo_type="dataset", revision=commit,
-                                     cache_dir=self._given_cache_dir))
-                for split in SPLITS
-            ]  # fmt: skip
+            try:
+                commit = HfApi(token=self.token).dataset_info(self.HUB_REPO, revision=config.revision).sha
+                files = [
+                    Path(hf_hub_download(self.HUB_REPO, f"{split}.csv", repo_type="dataset", revision=commit,
+                                         cache_dir=self._given_cache_dir))
+                    for split in SPLITS
+                ]  # fmt: skip
+            except READ_ERRORS as error:
+                raise DataError(f"data set {self.HUB_REPO} cannot be read ({describe_error(error)})") from error
             facts = {"kind": "hub", "repository": self.HUB_REPO, "revision": commit}
         else:
             facts = {"kind": "generate", "puzzle": config.puzzle, "seed": config.seed, "options": config.generator}

@@ -24,6 +24,7 @@ from air_hf.puzzles.reading import DataError
 COLUMNS = ("source", "question", "answer", "rating")
 SPLITS = ("train", "test")
 _CHUNK = 64  # puzzles drawn from one seed, so that the result does not depend on the number of workers
+_MOST_WORKERS = 4  # a core
 _MAX_BARREN_CHUNKS = 50
 _REFRESH = 0.5  # seconds between two looks at the workers
 _GRACE = 2  # seconds that a worker has to notice that the time is over
@@ -188,7 +189,8 @@ def generate_split(
         PuzzleError: an impossible request, or fewer different puzzles of the kind than asked for, or than were found in
             time.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    cores = os.cpu_count() or 1
+    workers = cores if workers is None else workers
     for name, value, least in (
         ("train", num_train, 1),
         ("test", num_test, 1),
@@ -197,6 +199,8 @@ def generate_split(
     ):
         if value < least:
             raise PuzzleError(f"{name} is {value}; it must be at least {least}")
+    if workers > _MOST_WORKERS * cores:
+        raise PuzzleError(f"workers is {workers}; it must be at most {_MOST_WORKERS} for each of the {cores} cores")
     if max_seconds is not None and not max_seconds > 0:
         raise PuzzleError(f"max_seconds is {max_seconds}; it must be positive")
     _check_memory(puzzle, num_train + num_test)

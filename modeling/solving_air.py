@@ -410,12 +410,19 @@ class SolvingEngine:
     def _record(self, output, before) -> None:
         """Notes what a segment said in every slot, and which answers are accepted."""
         config, answers = self.config, output.logits.argmax(-1)
-        columns = [output.q_halt_logits, (answers == self._answers).all(-1), self._scores(output, before)]
+        finite = output.logits.isfinite().flatten(1).all(-1) & output.q_halt_logits.isfinite()
+        columns = [finite, output.q_halt_logits, (answers == self._answers).all(-1), self._scores(output, before)]
         if config.early_exit == "trained":
             columns.append(self.model.wants_to_halt(output, config.q_halt_threshold))
         table = torch.stack([column.double() for column in columns], dim=1).tolist()  # waits for the device once
         boards = answers.cpu()
         self._answers = answers
+        for rollout, values in zip(self._slots, table, strict=True):
+            if not values.pop(0):
+                raise ValueError(
+                    f"the model's outputs are not finite numbers in segment {rollout.num_segments + 1}; "
+                    "its weights are too large, or were damaged."
+                )
         changed = [row for row, values in enumerate(table) if not values[1]]
         for rollout, values, board in zip(self._slots, table, boards, strict=True):
             rollout.q_halt_logit, same, rollout.score = values[:3]

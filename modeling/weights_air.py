@@ -79,9 +79,12 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
         return read_header(whole)
     if (index := fetch_file(source, names[1], **place)) is None:
         raise CheckpointError(f"{source} holds no weights: {names[0]} is missing{_pickled(source)}")
-    weight_map = read_json_object(index).get("weight_map")
+    facts = read_json_object(index)
+    weight_map = facts.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} does not say which file holds which weight: weight_map is missing or empty")
+    if not isinstance(facts.get("metadata"), dict):
+        raise CheckpointError(f"{index}: metadata is {str(facts.get('metadata'))[:40]}; expected an object")
     listed: dict[str, set[str]] = {}
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):

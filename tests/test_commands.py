@@ -1,6 +1,7 @@
 """What a user types, end to end on tiny puzzles: train, resume, evaluate, solve, load in a fresh process."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -254,9 +255,23 @@ def test_evaluate_refuses(checkpoint, puzzles, message, trained, data, tmp_path)
     ("words", "said"),
     [
         (["data", "generate", "--puzzle", "sudoku-4x4", "--train", "1", "--test", "1", "--output", ""],
-         "air-hf data generate: error: argument --output: '' names no folder"),
+         "air-hf data generate: error: argument --output: '' names nothing"),
         (["nothing"], "air-hf: error: argument command: invalid choice: 'nothing'"),
         (["solve", "--batch_size", "x", "."], "air-hf solve: error: argument --batch_size: invalid"),
+        (["train", "--output_dir", ""], "air-hf train: error: output_dir is ''; leave it out, or say which"),
+        (["train", "--config", "docs"], "air-hf train: error: recipe 'docs' is a folder; expected a YAML file, or"),
+        (["train", "--config", os.devnull], f"air-hf train: error: recipe '{os.devnull}' is a device; expected a YAML"),
+        (["train", "--num_threads", "100000000000"], "air-hf train: error: num_threads is 100000000000; it must be"),
+        (["train", "--batch_size", "1" + "0" * 20], f"air-hf train: error: batch_size is 1{'0' * 20}; it must be less"),
+        (["train", "--batch_size", "2000000"], "air-hf train: error: batch_size is 2000000; it must be positive, and"),
+        (["train", "--images_per_puzzle", "1" + "0" * 20], f"air-hf train: error: images_per_puzzle is 1{'0' * 20}"),
+        (["data", "build", "sudoku", "--source", "csv", "--output", "x", "--cache_dir", "a\0b"],
+         r"air-hf data build: error: argument --cache_dir: 'a\x00b' names nothing"),
+        (["solve", "x.csv", "--output", "\0"], r"air-hf solve: error: argument --output: '\x00' names nothing"),
+        (["evaluate", "--checkpoint", "sudoku-4x4", "--data", "x", "--output", "\0"],
+         r"air-hf evaluate: error: argument --output: '\x00' names nothing"),
+        (["evaluate", "--checkpoint", "sudoku-4x4", "--data", "x", "--device", "meta"],
+         "air-hf evaluate: error: argument --device: 'meta' cannot be used: nothing is calculated there"),
         (["train", "--max_steps", "x"], "air-hf train: error: argument --max_steps: invalid int value: 'x'"),
     ],
 )  # fmt: skip
@@ -279,4 +294,18 @@ def test_evaluate_looks_at_its_output_first(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["evaluate", "--checkpoint", "sudoku-4x4", "--data", str(data), "--output", str(tmp_path)])
     assert ended.value.code == 2
-    assert "a folder; expected a file for the scores" in capsys.readouterr().err
+    assert f"{tmp_path} is a folder; expected a file to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.parquet"])
+@pytest.mark.parametrize("command", ["solve", "evaluate", "benchmark"])
+def test_what_is_no_file_is_not_written(command, name, data, tmp_path, capsys):
+    """A pipe, as a device would, has no end; and replaced, it would be lost."""
+    os.mkfifo(tmp_path / name)
+    words = {"solve": [data / "test.csv"], "evaluate": ["--checkpoint", "sudoku-4x4", "--data", data],
+             "benchmark": []}[command]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, *map(str, words), "--output", str(tmp_path / name)])
+    assert ended.value.code == 2
+    assert f"{tmp_path / name} is a pipe; expected a file to write" in capsys.readouterr().err
+    assert (tmp_path / name).is_fifo()

@@ -1,6 +1,7 @@
 """The data set builders: what they hold, that they can be built again, and what they say to bad files."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -224,8 +225,8 @@ def test_uniqueness_on_request(build, tmp_path, family, config, puzzle, row):
         (["--configs", "full", "--puzzle", "maze-9x9"], "puzzle is maze-9x9, but SudokuExtreme holds sudoku puzzles"),
         (["--configs", "full", "--num_proc", "0"], "num_proc is 0; it must be at least 1"),
         (["--configs", "full", "--seed", "-1"], "seed is -1; it must be at least 0"),
-        (["--configs", "full", "--path", "a\0b"], "does not exist; expected a CSV file"),
-        (["--configs", "full", "--output", ""], "'' names no folder"),
+        (["--configs", "full", "--path", "a\0b"], r"argument --path: 'a\x00b' names nothing"),
+        (["--configs", "full", "--output", ""], "'' names nothing"),
     ],
 )
 def test_impossible_builds(sudokus, tmp_path, capsys, words, message):
@@ -301,6 +302,11 @@ def overwrite_labels(folder: Path) -> None:
     pq.write_table(rows.set_column(rows.schema.get_field_index("labels"), "labels", wrong), file)
 
 
+def link_out(folder: Path) -> None:
+    file = folder / "data" / "full" / "test-00000-of-00001.parquet"
+    file.symlink_to(file.rename(folder.parent / "elsewhere"))
+
+
 def change_provenance(change):
     def damage(folder: Path) -> None:
         facts = json.loads((folder / "provenance.json").read_text())
@@ -336,6 +342,23 @@ def move_file(name):
         (change_provenance(lambda facts, test: test.update(num_rows=9)), r"there are \d+ rows; .* records 9"),
         (change_provenance(lambda facts, test: test.update(puzzles=-1)), "puzzles is damaged: '-1' stands where int"),
         (change_provenance(lambda facts, test: facts.update(puzzle="\033[2J")), "puzzle is damaged"),
+        (change_provenance(lambda facts, test: test.update(puzzles=10**30)), "puzzles is damaged: '1000"),
+        (change_provenance(lambda facts, test: test.update(puzzles=2**40)), "records 1099511627776 puzzles in 3 rows"),
+        (change_provenance(lambda facts, test: facts.update(puzzle="x")), "puzzle is 'x'; expected sudoku-9x9, say"),
+        (change_provenance(lambda facts, test: facts["splits"].update({"../x": test})), r"is called '\.\./x'"),
+        (change_provenance(lambda facts, test: test.update(files={})), "full, test: no file is recorded"),
+        (change_provenance(lambda facts, test: facts["splits"].clear()), "full: no split is recorded"),
+        (
+            change_provenance(lambda facts, test: facts["beside_the_data"].update({"../x": "0"})),
+            r"beside_the_data is damaged: it names \.\./x",
+        ),
+        (lambda folder: (folder / "README.md").write_text("x"), r"README\.md: its SHA-256 is .*, recorded is"),
+        (lambda folder: (folder / "eval.yaml").write_text("x"), r"eval\.yaml: its SHA-256 is"),
+        (lambda folder: (folder / "images" / "difficulty.png").write_text("x"), r"difficulty\.png: its SHA-256 is"),
+        (lambda folder: (folder / "README.md").unlink(), r"README\.md is missing"),
+        (lambda folder: (folder / "data" / "ln").symlink_to("/etc"), r"data/ln is a link, to /etc; expected files of"),
+        (link_out, r"test-00000-of-00001\.parquet is a link, to .*/elsewhere; expected files of"),
+        (lambda folder: os.mkfifo(folder / ".gitattributes"), r"\.gitattributes is a pipe; expected a file"),
         (lambda folder: (folder / "provenance.json").write_text("{}"), "is damaged: it records no configuration"),
         (lambda folder: (folder / "provenance.json").write_text("[" * 10**5), r"provenance\.json is damaged"),
         (lambda folder: (folder / "provenance.json").write_text("<html>"), r"provenance\.json is damaged"),
@@ -351,6 +374,17 @@ def test_a_changed_folder_is_not_what_was_built(checked, tmp_path, damage, messa
         check_folder(folder)
     assert command("data", "info", folder, "--check") == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_sets_of_early_versions_are_checked_for_what_they_record(checked, tmp_path, capsys):
+    folder = tmp_path / "built"
+    shutil.copytree(checked, folder)
+    change_provenance(lambda facts, test: facts.pop("beside_the_data"))(folder)
+    (folder / "README.md").write_text("another card")
+    assert command("data", "info", folder, "--check") == 0
+    assert "every data file and row is as it was built; its record, of an early version" in capsys.readouterr().out
+    overwrite_labels(folder)
+    assert command("data", "info", folder, "--check") == 2
 
 
 def test_a_published_card_names_its_repository(checked, tmp_path):
@@ -431,6 +465,21 @@ def test_a_failed_build_leaves_nothing(sudokus, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("built")]
 
 
+def test_a_full_disk_names_the_folder(sudokus, tmp_path, monkeypatch, capsys):
+    """The library that writes the rows says nothing of it."""
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    monkeypatch.setattr(SudokuExtreme, "_generate_tables", fail)
+    words = ["data", "build", "sudoku", "--source", "csv", "--path", sudokus, "--output", tmp_path / "built"]
+    assert command(*words, "--configs", "full", "--cache_dir", tmp_path / "cache") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == f"air-hf data: error: [Errno 28] No space left on device: '{tmp_path / 'built'}'"
+    assert not [path for path in tmp_path.iterdir() if "built" in path.name]
+
+
 def test_generated_data_sets_can_be_built_again(tmp_path, capsys):
     outputs = []
     for attempt in ("first", "second"):
@@ -438,9 +487,10 @@ def test_generated_data_sets_can_be_built_again(tmp_path, capsys):
                  "--num_train", 8, "--num_test", 4, "--subsample_size", 8, "--seed", 5,
                  "--output", tmp_path / attempt, "--cache_dir", tmp_path / f"cache-{attempt}"]  # fmt: skip
         assert command(*words) == 0
-        outputs.append((tmp_path / attempt / "provenance.json").read_text())
+        outputs.append(json.loads((tmp_path / attempt / "provenance.json").read_text()))
+        del outputs[-1]["1k"]["beside_the_data"]["README.md"]  # which names the folder
     assert outputs[0] == outputs[1]
-    facts = json.loads(outputs[0])["1k-aug-8"]
+    facts = outputs[0]["1k-aug-8"]
     assert facts["splits"]["train"]["num_rows"] == 64
     assert facts["test_puzzles_with_a_class_in_train"] == 0
     assert "license: apache-2.0" in (tmp_path / "first" / "README.md").read_text()

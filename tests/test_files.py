@@ -4,12 +4,13 @@ import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from air_hf.files import atomic_file, atomic_folder, recover_folder, sha256, write_text
+from air_hf.files import append_text, atomic_file, atomic_folder, recover_folder, sha256, write_text
 
 
 def write_half(path):
@@ -33,6 +34,30 @@ def test_a_full_disk_names_the_file(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert raised.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_or_no_folder_stays(tmp_path):
+    pipe, (socket_path, listening) = tmp_path / "pipe", (tmp_path / "socket", socket.socket(socket.AF_UNIX))
+    os.mkfifo(pipe)
+    listening.bind(str(socket_path))
+    (tmp_path / "link").symlink_to(pipe)
+    for path, kind in ((pipe, "a pipe"), (socket_path, "a socket"), (tmp_path / "link", "a pipe")):
+        for write in (write_text, append_text):
+            with pytest.raises(ValueError, match=f"{path} is {kind}; expected a file to write"):
+                write(path, "new")
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(ValueError, match="file is a file; expected a folder"), atomic_folder(tmp_path / "file"):
+        raise AssertionError("never")
+    listening.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe", "socket"]
+
+
+def test_a_link_is_replaced_and_its_file_stays(tmp_path):
+    (tmp_path / "blob").write_text("old")
+    (tmp_path / "link").symlink_to("blob")
+    write_text(tmp_path / "link", "new")
+    assert not (tmp_path / "link").is_symlink()
+    assert [(tmp_path / name).read_text() for name in ("link", "blob")] == ["new", "old"]
 
 
 def fill(folder, text):

@@ -147,10 +147,11 @@ def test_command_writes_what_load_puzzles_reads(tmp_path, capsys):
         ("maze-99999x99999", [], "maze-99999x99999 has 9,999,800,001 cells; expected 1 to 1,048,576"),
         ("maze-100000x100000", [], "maze-100000x100000 has 10,000,000,000 cells; expected 1 to 1,048,576"),
         ("maze-٤x٤", [], "unknown puzzle 'maze-٤x٤'; expected FAMILY-ROWSxCOLUMNS"),
-        ("sudoku-9x9\0", [], "unknown puzzle"),
+        ("sudoku-9x9\0", [], "argument --puzzle: 'sudoku-9x9\\x00' names nothing"),
+        ("sudoku-4x4", ["--workers", "2000"], "workers is 2000; it must be at most 4 for each of the "),
         ("grid-3x3", ["--symbols", "ab"], "grid puzzles have no generator; they are read from CSV files"),
         ("maze-5x5", ["--symbols", "ab"], "symbols is no option of maze puzzles; these take none"),
-        ("maze-5x5", ["--output", ""], "'' names no folder"),
+        ("maze-5x5", ["--output", ""], "'' names nothing"),
         ("sudoku-7x7", [], "a Sudoku board of 7x7 is not known"),
     ],
 )

@@ -10,9 +10,10 @@ from unittest import mock
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from test_reference import FILES, Reference
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from air_hf import AIRConfig, AIRForPuzzleSolving, AIRModel, cli
 from air_hf.hub import CheckpointError, load_model, load_tokenizer
@@ -21,6 +22,7 @@ from air_hf.reference import load_reference
 from air_hf.tokenization import build_tokenizer
 
 BOARD = "1..............."
+SOLVED = "1...............,1234341221434321"
 
 
 @pytest.fixture
@@ -136,6 +138,8 @@ def edit_index(folder: Path, edit) -> None:
 INDEXES = {
     "list": (lambda index: [], "holds list; expected a JSON object"),
     "no map": (lambda index: {}, "weight_map is missing or empty"),
+    "no facts": (lambda index: {"weight_map": index["weight_map"]}, "metadata is None; expected an object"),
+    "facts": (lambda index: index | {"metadata": []}, "metadata is []; expected an object"),
     "number": (lambda index: index | {"weight_map": {"lm_head.weight": 3}}, "lm_head.weight is in 3; expected a saf"),
     "elsewhere": (lambda index: index | {"weight_map": dict.fromkeys(index["weight_map"], "../x.safetensors")},
                   "is in '../x.safetensors'; expected a safetensors file beside it"),
@@ -209,8 +213,17 @@ FIELDS = {
     "vocab_size": (2**70, "vocab_size is 1180591620717411303424; it must be at most"),
     "rope_theta": (2**64, "rope_theta is 18446744073709551616; it must be at most"),
     "auto_map": (0.5, "auto_map is 0.5; expected names of classes"),
-    "num_weights": (5, "num_weights is given, which is calculated"),
-    "to_dict": (5, "to_dict is given, which is calculated"),
+    "num_weights": (5, "num_weights is given, which belongs to the class"),
+    "to_dict": (5, "to_dict is given, which belongs to the class"),
+    "sub_configs": ({"a": 1}, "sub_configs is given, which belongs to the class"),
+    "base_model_tp_plan": (3, "base_model_tp_plan is given, which belongs to the class"),
+    "attribute_map": ({"max_segments": "h_cycles"}, "attribute_map is given, which belongs to the class"),
+    "keys_to_ignore_at_inference": (None, "keys_to_ignore_at_inference is given, which belongs to the class"),
+    "__dict__": (3, "__dict__ is given, which belongs to the class"),
+    "__validators__": (3, "__validators__ is given, which belongs to the class"),
+    "_attn_implementation": ([1], "_attn_implementation is given, which belongs to the class"),
+    "attn_implementation": ("kernels-community/x", "attn_implementation is given, which is chosen where a model is"),
+    "experts_implementation": (3, "experts_implementation is given, which is chosen where a model is loaded"),
     "h_cycle": (5, "unknown field h_cycle; h_cycles is meant, perhaps"),
     "quantization_config": ({"load_in_4bit": True}, "quantization_config is given; these models are loaded whole"),
     "transformers_weights": ("other.safetensors", "transformers_weights is given; these models are loaded whole"),
@@ -237,6 +250,18 @@ def test_fields_that_cannot_be(folder, field):
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    # A bad auto_map is transformers' own to read, before it knows of this package's class.
+    for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained) if field != "auto_map" else ():
+        with pytest.raises((ValueError, StrictDataclassError)) as error:
+            load(folder)
+        assert field in str(error.value)
+
+
+def test_attention_is_chosen_by_who_loads(folder):
+    for load in (AutoModel.from_pretrained, AIRForPuzzleSolving.from_pretrained, load_model):
+        model = load(folder, attn_implementation="eager")
+        assert model.config._attn_implementation == "eager"
+        model.save_pretrained(folder)
 
 
 def test_every_field_must_be_there(folder):
@@ -262,6 +287,9 @@ def damage_tokenizer(folder: Path, fault: str) -> None:
         facts["model"]["vocab"]["x"] = 6
     elif fault == "model":
         facts["model"] = 3
+    elif fault == "pattern":
+        pattern = {"Regex": "(([.1-4]+)+)+x"}
+        facts["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
     elif fault == "another":
         return build_tokenizer(get_puzzle("sudoku-9x9")).save_pretrained(folder)
     path.write_text(json.dumps(facts) if fault != "HTML" else "<html></html>")
@@ -274,6 +302,7 @@ TOKENIZERS = {
     "another": "gives '5' the id 6; sudoku-4x4 has None",
     "model": "is no tokenizer of sudoku-4x4",
     "HTML": "is no JSON",
+    "pattern": "is no tokenizer of sudoku-4x4: its pre_tokenizer is {'type': 'Split', 'pattern': {'Regex': '((",
 }
 
 
@@ -315,17 +344,47 @@ def test_commands_say_it_in_one_line(folder, capsys, tmp_path):
         ("config.json", b"null", "config.json holds NoneType"),
         ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer of sudoku-4x4"),
         ("training.json", b"[", "training.json is no JSON"),
-        ("training.json", b'{"step": "x", "arguments": {}}', "training.json: step is 'x'; expected a number"),
+        ("training.json", b'{"step": "x", "arguments": {}}', "training.json: step is 'x'; expected a finite number"),
         (
             "evaluation.json",
             b'{"exact_accuracy": null}',
-            "evaluation.json: exact_accuracy is None; expected a number",
+            "evaluation.json: exact_accuracy is None; expected a finite number",
         ),
     ):
         damaged(name, content)
         assert message in run(capsys, "publish", folder, "org/name")
         if name not in ("training.json", "evaluation.json"):
             assert message in run(capsys, "solve", "--model", folder, BOARD)
+
+
+RECORDED = {
+    "list": ('{"ema": [1]}', "ema is [1]; expected a finite number"),
+    "object": ('{"step": {}}', "step is {}; expected a finite number"),
+    "text": ('{"step": "x"}', "step is 'x'; expected a finite number"),
+    "no number": ('{"step": NaN}', "step is nan; expected a finite number"),
+    "endless": ('{"ema": Infinity}', "ema is inf; expected a finite number"),
+    "a part": ('{"step": 1.5}', "step is 1.5; expected a finite number"),
+    "arguments": ('{"arguments": [1]}', "arguments is [1]; expected an object"),
+}
+
+
+@pytest.mark.parametrize("fault", RECORDED)
+def test_records_of_training(folder, fault, capsys, tmp_path):
+    text, message = RECORDED[fault]
+    (folder / "training.json").write_text(text)
+    (tmp_path / "test.csv").write_text(f"question,answer\n{SOLVED}\n")
+    said = run(capsys, "evaluate", "--checkpoint", folder, "--data", tmp_path / "test.csv")
+    assert f"{folder / 'training.json'}: {message}" in said
+
+
+def test_outputs_that_are_no_numbers(folder, capsys, tmp_path):
+    """Every weight is finite, and what is made of them is not."""
+    change(folder, lm_head__weight=torch.full((6, 32), 3e38), model__embed_tokens__weight=torch.full((6, 32), 3e38))
+    (tmp_path / "test.csv").write_text(f"question,answer\n{SOLVED}\n")
+    solve = ("solve", "--model", folder)
+    evaluate = ("evaluate", "--checkpoint", folder, "--data", tmp_path / "test.csv")
+    for words in ((*solve, BOARD), (*solve, tmp_path / "test.csv"), evaluate, (*evaluate, "--mode", "adaptive")):
+        assert "outputs are not finite numbers in segment 1" in run(capsys, *words)
 
 
 def test_places_that_are_no_checkpoint(folder, capsys, tmp_path):

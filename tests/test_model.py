@@ -322,6 +322,17 @@ def test_states_of_another_type_are_named(make_model):
                         ("num_segments", state.num_segments.float())):  # fmt: skip
         with pytest.raises(ValueError, match=f"the state's {name} is of "):
             model(ids, state=dataclasses.replace(state, **{name: other}))
+    for other in ("x", (state.z_h, state.z_l)):
+        with pytest.raises(ValueError, match=r"state is of type (str|tuple); expected an AIRState"):
+            model(ids, state=other)
+
+
+def test_tensors_without_values_in_their_places_are_named(make_model):
+    model, ids = make_model(), torch.ones(3, 16, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"input_ids is a tensor of layout torch\.sparse_coo; expected a dense one"):
+        model(ids.to_sparse())
+    with pytest.raises(ValueError, match="input_ids is on the device meta, where there are no values"):
+        model.solve(ids.to("meta"))
 
 
 @pytest.mark.parametrize("ids", [torch.tensor([0.0, 0, 0]), torch.tensor([[0]] * 3), torch.tensor([0, 0, 9])])

@@ -575,7 +575,7 @@ def test_a_data_set_is_named_with_its_commit():
         ({"curves": {"loss": [[1]]}}, {}, "training.json, curves: loss is [[1]]; expected lists of 2 numbers"),
         ({"curves": 3}, {}, "training.json, curves: loss is None; expected lists of 2 numbers"),
         ({"data": {"train": {}}}, {}, "training.json, data, train: puzzle is missing"),
-        ({}, {"ema": []}, "evaluation.json: ema is []; expected a number"),
+        ({}, {"ema": []}, "evaluation.json: ema is []; expected a finite number"),
         ({}, {"valid_rate": ...}, "evaluation.json: valid_rate is missing"),
     ],
 )

@@ -7,15 +7,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 from support.hub_processes import FAULTS, MOST_FAULTS, PATIENT, ROOT, STALLED, client_pool, contents, run, time_limit
-from support.hub_server import Fault
+from support.hub_server import Fault, Reply
 from support.training import make_csv
 
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data, load_dataset
+from air_hf.solving.stream import read_dataset
 
 pytest_plugins = ["support.hub_fixtures"]
 REPO = "puzzles/tiny-sudoku"
@@ -253,6 +255,7 @@ def test_a_push_replaces_what_it_brought_before(hub, built, tmp_path):
         (["nowhere", REPO], "nowhere has no provenance.json; expected a folder that `air-hf data build` made"),
         (["{built}", "no name"], "'no name' is no name of a repository; expected ORG/NAME"),
         (["{built}", "bob/set"], "bob/set: the push failed"),
+        (["{built}", REPO, "--timeout", "nan"], "timeout is nan; it must be a positive number of seconds"),
     ],
 )
 def test_impossible_pushes(hub, built, tmp_path, words, message):
@@ -261,3 +264,65 @@ def test_impossible_pushes(hub, built, tmp_path, words, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert not hub.count("commit")
+
+
+@pytest.mark.parametrize("words", [("data", "publish", "FOLDER"), ("publish-space", "--folder", "FOLDER")])
+def test_a_silent_hub_does_not_keep_what_is_pushed_by_hand(hub, built, tmp_path, words):
+    folder = shutil.copytree(built, tmp_path / "folder")
+    (folder / "models.json").write_text("{}")
+    hub.inject(Fault("stall", times=math.inf))
+    words = [folder if word == "FOLDER" else word for word in words]
+    done = air_hf(hub, tmp_path / "home", *words, "puzzles/x", "--timeout", 2, check=False)
+    assert done.returncode == 2
+    assert "puzzles/x: the push failed (no end after 2 seconds)" in done.stderr
+
+
+def answer(body: bytes, status: int = 200):
+    """What changes every answer into this one."""
+    headers = {"Content-Type": "application/json"} | ({"Location": "/again"} if status == 302 else {})
+    return lambda reply: Reply(status=status, body=body, headers=headers)
+
+
+ENDLESS = "/api/datasets/puzzles/set"
+ODD_HUBS = {
+    "html": Fault("html"),
+    "object": Fault("change", change=answer(b"{}")),
+    "list": Fault("change", change=answer(b"[]")),
+    "redirects": Fault("change", change=lambda reply: replace(reply, status=307, headers={"Location": ENDLESS})),
+    "silence": Fault("stall"),
+}
+READERS = {
+    "evaluate": ("--checkpoint", "sudoku-4x4", "--dataset", "puzzles/set"),
+    "solve": ("--model", "sudoku-4x4", "--dataset", "puzzles/set", "--output", "OUTPUT"),
+    "solve --model": ("--model", "puzzles/set", "1..............."),
+    "data info": ("puzzles/set", "--check"),
+    "train": ("--dataset", "puzzles/set", "--output_dir", "OUTPUT"),
+}
+FIRST = {("redirects", "solve"), ("list", "data info"), ("object", "data info"), ("silence", "solve --model")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reader"),
+    [pytest.param(*case, marks=() if case in FIRST else pytest.mark.slow) for case in product(ODD_HUBS, READERS)],
+)
+def test_reading_from_what_is_no_hub(hub, tmp_path, kind, reader):
+    """One line, with the repository, and soon."""
+    hub.inject(replace(ODD_HUBS[kind], times=math.inf))
+    words = [tmp_path / "output" if word == "OUTPUT" else word for word in READERS[reader]]
+    started, command = time.monotonic(), reader.split(" --")[0].split()
+    done = air_hf(hub, tmp_path / "home", *command, *words, check=False, more={"HF_HUB_DOWNLOAD_TIMEOUT": "1"})
+    assert time.monotonic() - started < 40
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"air-hf {command[0]}: error: ")
+    assert "puzzles/set" in last
+    assert not (tmp_path / "output").exists()
+
+
+def test_boards_are_streamed_through_the_cache_that_is_said(built, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: seen.update(options) or [{"question": "1"}])
+    rows = read_dataset("puzzles/set", None, "test", str(tmp_path / "cache"))
+    assert [row.question for row in rows] == ["1"]
+    assert seen["cache_dir"] == str(tmp_path / "cache")

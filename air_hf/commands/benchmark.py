@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from air_hf.benchmark import SIZES, case_of_checkpoint, case_of_recipe, case_of_size, measure, table
-from air_hf.files import write_text
+from air_hf.files import check_place, write_text
 from air_hf.runs.arguments import add_recipe_arguments, read_recipe
 
 
@@ -32,6 +32,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} is {value}; it must be positive")
+    if args.output:
+        check_place(args.output)
     if args.model:
         cases = {args.model: case_of_checkpoint(args.model)}
     elif args.config:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from air_hf.commands.place import add_place_options, place_of
+from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.data import load_puzzles
 from air_hf.files import write_text
 from air_hf.hub import load_model
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     tolerance = "share of the puzzles that an early exit may lose (default 0)"
     parser.add_argument("--tolerance", type=float, default=0.0, help=tolerance)
     parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time")
-    parser.add_argument("--device", default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
+    parser.add_argument("--device", type=device, default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
     output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
     parser.add_argument("--output", type=Path, help=output)
     return _calibrate

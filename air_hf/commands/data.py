@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from air_hf.commands.place import add_cache_option
+from air_hf.commands.publish import add_timeout_option
 from air_hf.dataset_builders.builders import builder_of
 from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository, read_provenance
 from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     generate.add_argument("--puzzle", required=True, help='family and size, e.g. "sudoku-6x6" or "maze-10x10"')
     generate.add_argument("--train", type=int, required=True, help="train puzzles")
     generate.add_argument("--test", type=int, required=True, help="test puzzles, of symmetry classes not in train")
-    generate.add_argument("--output", type=_folder, required=True, help="folder for train.csv and test.csv")
+    generate.add_argument("--output", type=Path, required=True, help="folder for train.csv and test.csv")
     generate.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
     generate.add_argument("--workers", type=int, help="processes (default: one per core)")
     options = _add_family_options(generate)
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     build = actions.add_parser("build", help="build a data set as a folder ready for the Hub")
     build.add_argument("family", help="of the puzzles, e.g. sudoku, maze, grid")
     build.add_argument("--source", choices=("hub", "csv", "generate"), required=True)
-    build.add_argument("--output", type=_folder, required=True, help="new folder")
+    build.add_argument("--output", type=Path, required=True, help="new folder")
     build.add_argument("--configs", help="comma-separated; the first becomes the default (default: all of the family)")
     build.add_argument("--path", help="folder with train.csv and test.csv, for --source csv")
     build.add_argument("--revision", help="commit, tag or branch of the Hub's data set (default main)")
@@ -48,25 +49,21 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     _add_family_options(build)
 
     publish = actions.add_parser("publish", help="push a built folder to the Hub in one commit")
-    publish.add_argument("folder", type=_folder)
+    publish.add_argument("folder", type=Path)
     publish.add_argument("repository", help="ORG/NAME")
     publish.add_argument("--public", action="store_true", help="a new repository is private without this")
     publish.add_argument("--revision", help="branch to commit to (default main)")
+    add_timeout_option(publish)
 
     info = actions.add_parser("info", help="say what a built folder or a published repository holds")
     info.add_argument("source", help="folder, or ORG/NAME on the Hub")
     info.add_argument("--revision", help="of the repository")
     add_cache_option(info)
-    info.add_argument("--check", action="store_true", help="compare every file and row with the recorded SHA-256")
+    check = "compare every file but provenance.json, and every row, with the SHA-256 recorded there"
+    info.add_argument("--check", action="store_true", help=check)
 
     workers = {"generate": _generate, "build": _build, "publish": _publish, "info": _info}
     return lambda args: workers[args.action](args, options)
-
-
-def _folder(text: str) -> Path:
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} names no folder")
-    return Path(text)
 
 
 def _add_family_options(parser: argparse.ArgumentParser) -> tuple[set[str], set[str]]:
@@ -133,9 +130,10 @@ def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None
 
 def _publish(args: argparse.Namespace, _) -> None:
     facts = read_provenance(args.folder)  # a folder that is none of ours is refused here
-    repository = resolve_repository(args.repository)
+    repository = resolve_repository(args.repository, timeout=args.timeout)
     name_repository(args.folder, repository)
-    commit = push_folder(args.folder, repository, "dataset", private=not args.public, revision=args.revision)
+    options = {"private": not args.public, "revision": args.revision, "timeout": args.timeout}
+    commit = push_folder(args.folder, repository, "dataset", **options)
     print(f"published {args.folder} as {repository}, commit {commit}")
     print(f'load it with: datasets.load_dataset("{repository}", "{next(iter(facts))}")')
 
@@ -147,8 +145,10 @@ def _info(args: argparse.Namespace, _) -> None:
         folder = fetch_folder(args.source, "dataset", args.revision, names, args.cache_dir)
     _describe(args.source, read_provenance(folder))
     if args.check:
-        check_folder(folder)
-        print("every file and row is as it was built")
+        if check_folder(folder):
+            print("every file and row is as it was built")
+        else:
+            print("every data file and row is as it was built; its record, of an early version, has no others")
 
 
 def _describe(name: str, facts: dict) -> None:

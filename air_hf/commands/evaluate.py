@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from air_hf.commands.place import add_place_options, place_of
+from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.evaluation import evaluate_model
-from air_hf.files import write_text
+from air_hf.files import check_place, write_text
 from air_hf.hub import load_model, training_facts
 from air_hf.puzzles import puzzle_of
 from air_hf.runs.data import load_dataset, load_files
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--batch_size", type=int, default=256, help="boards at a time (default %(default)s)")
     add_options(parser, mode="plain", without=("max_segments", "seed"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
     return _evaluate
 
@@ -42,9 +42,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     place = place_of(args)
-    if args.output is not None and args.output.is_dir():  # as the current folder is, which "" stands for
-        raise ValueError(f"--output is {str(args.output)!r}, a folder; expected a file for the scores")
-    model = load_model(args.checkpoint, dtype=args.dtype, **place).to(_device(args.device))
+    if args.output is not None:
+        check_place(args.output)
+    model = load_model(args.checkpoint, dtype=args.dtype, **place).to(args.device)
     puzzle = puzzle_of(model.config)
     if args.dataset:
         where = (args.dataset_config, "test", args.dataset_revision)
@@ -67,12 +67,3 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(result.table())
     if args.output:
         write_text(args.output, json.dumps(result.to_dict(), indent=2) + "\n")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device

@@ -2,9 +2,22 @@
 
 import argparse
 
+import torch
+
 from air_hf.run_recipe import RunRecipe
 
 _CACHE = RunRecipe.__dataclass_fields__["cache_dir"].metadata["help"]
+
+
+def device(word: str) -> torch.device:
+    """A device by its name, as the type of an option: it must be one of this machine that numbers can be on."""
+    try:
+        found = torch.empty(0, device=word).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a build of torch without it
+        raise argparse.ArgumentTypeError(f"{word!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if found.type == "meta":
+        raise argparse.ArgumentTypeError(f"{word!r} cannot be used: nothing is calculated there")
+    return found
 
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:

@@ -22,13 +22,23 @@ def add_publishing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch to commit to (default main)")
     for name, help in HELP.items():
         parser.add_argument(f"--{name}", default=getattr(CardOptions, name), help=f"{help} (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for a push (default %(default)g)")
+    add_timeout_option(parser)
+
+
+def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+    """`--timeout` of everything that pushes."""
+    parser.add_argument("--timeout", type=_seconds, default=TIMEOUT, help="seconds for a push (default %(default)g)")
+
+
+def _seconds(word: str) -> float:
+    seconds = float(word)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"timeout is {seconds}; it must be a positive number of seconds")
+    return seconds
 
 
 def publishing_options(args: argparse.Namespace) -> dict:
     """Keywords of [`publish_checkpoint`]."""
-    if not args.timeout > 0:
-        raise ValueError(f"timeout is {args.timeout}; it must be a positive number of seconds")
     card = CardOptions(**{name: getattr(args, name) for name in HELP})
     return {"private": not args.public, "revision": args.revision, "timeout": args.timeout, "card": card}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
-from air_hf.commands.place import add_place_options, place_of
+from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.recipes import recipe_tasks
 
 
@@ -33,7 +33,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
     parser.add_argument("--attention_segments", type=int, nargs="+", help=where)
     parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time (default 64)")
-    parser.add_argument("--device", help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
+    parser.add_argument("--device", type=device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
 
 
 def run_parts(args: argparse.Namespace, parts, task: str | None = None):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from air_hf.commands.place import add_place_options, place_of
+from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--output", type=Path, help=results)
     parser.add_argument("--batch_size", type=_count, default=64, help="rollouts at a time (default 64)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of weights (default: as saved)")
-    parser.add_argument("--device", type=_device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
+    parser.add_argument("--device", type=device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
     add_options(parser, mode="adaptive")
     parser.add_argument("--early_stop", action="store_true", help="short for --mode plain --early_exit trained")
     return _solve
@@ -59,13 +59,6 @@ def _count(text: str) -> int:
     return number
 
 
-def _device(text: str) -> torch.device:
-    try:
-        return torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a build of torch without it
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
 def _solve(args: argparse.Namespace) -> int:
     if (args.boards is None) == (args.dataset is None):
         raise ValueError("give a board, a file or -, or else --dataset")
@@ -74,7 +67,7 @@ def _solve(args: argparse.Namespace) -> int:
     if args.dataset is not None:
         if args.output is None:
             raise ValueError("--dataset needs an --output")
-        rows = read_dataset(args.dataset, args.dataset_config, args.split)
+        rows = read_dataset(args.dataset, args.dataset_config, args.split, args.cache_dir)
         return _solve_rows(args, rows, f"data set {args.dataset}", args.output, None)
     if args.boards == _STDIN:
         return _solve_rows(args, read_lines(), "standard input", args.output, None)

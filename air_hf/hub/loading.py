@@ -1,8 +1,11 @@
 """Checkpoints, loaded from a folder or a repository with everything in them looked at."""
 
+import json
+import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
@@ -10,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from air_hf.hub.shipped import resolve_checkpoint
-from air_hf.hub.transfer import describe_error
+from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import fetch_file, read_json_object
 from air_hf.puzzles import puzzle_of
@@ -19,6 +22,11 @@ from air_hf.tokenization import build_tokenizer
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# Of training.json, checked wherever it is read, if it says so at all.
+_FACTS: dict[str, Any] = {
+    "step": (int, type(None)), "ema": (int, float, type(None)), "arguments": dict, "variant": str,
+}  # fmt: skip
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a tokenizer, besides its vocabulary
 _PLACE = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
@@ -103,7 +111,7 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
             raise CheckpointError(f"checkpoint folder {source} does not exist")
     try:
         path = fetch_file(source, name, **place)
-    except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
+    except READ_ERRORS as error:
         raise CheckpointError(
             f"there is no checkpoint folder {source}, and no repository of that name within reach "
             f"({describe_error(error)})"
@@ -127,8 +135,15 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
     path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")
-    read_json_object(path)
-    tokenizer = build_tokenizer(puzzle)
+    facts, tokenizer = read_json_object(path), build_tokenizer(puzzle)
+    # Compared before the library runs them: a pattern may take for ever on a board, or panic.
+    ours = json.loads(tokenizer.backend_tokenizer.to_str())
+    for step in _STEPS:
+        if facts.get(step) != ours[step]:
+            raise CheckpointError(
+                f"{path} is no tokenizer of {puzzle.name}: its {step} is {str(facts.get(step))[:80]}; "
+                "expected the one that this package writes"
+            )
     try:
         found = Tokenizer.from_file(str(path))
         ids = found.encode(puzzle.example).ids
@@ -156,10 +171,35 @@ def read_facts(folder: str | Path, name: str) -> dict:
 
 
 def training_facts(source: str | Path, **place) -> dict:
-    """`step` and `ema` of a checkpoint's weights, as recorded beside them; empty where nothing is.
+    """What a checkpoint's training.json says, of which `step` and `ema` are its weights'; empty where there is none.
 
     Raises:
-        CheckpointError: no checkpoint, or a damaged file.
+        CheckpointError: no checkpoint, a damaged file, or an entry of another type.
     """
     path = find_file(source, TRAINING_FACTS, **place)
-    return {} if path is None else read_json_object(path)
+    facts = {} if path is None else read_json_object(path)
+    check_types(facts, {name: kind for name, kind in _FACTS.items() if name in facts}, path)
+    return facts
+
+
+def check_types(record: dict, expected: dict[str, Any], place: str | Path) -> None:
+    """Checks that entries of a record are there and of the types that they shall have, and numbers finite.
+
+    Raises:
+        CheckpointError: the message names `place` and the entry.
+    """
+    for name, kind in expected.items():
+        if name not in record:
+            raise CheckpointError(f"{place}: {name} is missing")
+        value = record[name]
+        if isinstance(kind, dict):
+            if not isinstance(value, dict):
+                raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
+            check_types(value, kind, f"{place}, {name}")
+        elif not isinstance(value, kind) or isinstance(value, bool) or not _is_finite(value):
+            wanted = {str: "text", dict: "an object"}.get(kind, "a finite number")
+            raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected {wanted}")
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 from air_hf.data import COMMIT
 from air_hf.evaluation import EvaluationResult, bare_name
-from air_hf.hub.loading import EVALUATION, TRAINING_FACTS
+from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, check_types, read_facts, training_facts
 from air_hf.modeling import CheckpointError
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
-from air_hf.modeling.weights_air import read_json_object
 from air_hf.run_recipe import RunRecipe
 
 _NUMBER = (int, float)
@@ -124,29 +123,13 @@ def read_records(folder: Path) -> Records:
     Raises:
         CheckpointError: a file is damaged, or an entry is missing or of another type; the message names it.
     """
-    training, scores = (
-        read_json_object(folder / name) if (folder / name).exists() else {} for name in (TRAINING_FACTS, EVALUATION)
-    )
+    training, scores = training_facts(folder), read_facts(folder, EVALUATION)
     if "arguments" in training:
-        _check(training, _TRAINING, folder / TRAINING_FACTS)
+        check_types(training, _TRAINING, folder / TRAINING_FACTS)
         _check_curves(training.get("curves") or {"loss": []}, folder / TRAINING_FACTS)
     if scores:
-        _check(scores, _SCORES, folder / EVALUATION)
+        check_types(scores, _SCORES, folder / EVALUATION)
     return Records(training, scores)
-
-
-def _check(record: dict, expected: dict[str, Any], place: str | Path) -> None:
-    for name, kind in expected.items():
-        if name not in record:
-            raise CheckpointError(f"{place}: {name} is missing")
-        value = record[name]
-        if isinstance(kind, dict):
-            if not isinstance(value, dict):
-                raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected an object")
-            _check(value, kind, f"{place}, {name}")
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            wanted = {str: "text", dict: "an object"}.get(kind, "a number")
-            raise CheckpointError(f"{place}: {name} is {repr(value)[:40]}; expected {wanted}")
 
 
 def _check_curves(curves: Any, path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 TIMEOUT = 600.0  # seconds
@@ -31,6 +31,9 @@ _OURS = [
     "*.safetensors",
     "*.safetensors.index.json",
 ]
+# What the client and the libraries above it raise where the Hub, or what answers in its place, says something else than
+# they expect: they look into an answer without looking at it first.
+READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, httpx2.HTTPError)
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_REASON = 300  # characters
@@ -122,7 +125,7 @@ def fetch_folder(
     try:
         place = {"repo_type": repo_type, "revision": revision, "cache_dir": cache_dir}
         return Path(snapshot_download(repository, allow_patterns=files, **place))
-    except (HFValidationError, HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError) as error:
+    except READ_ERRORS as error:
         raise PublishError(f"{repository}: cannot be read from the Hub ({describe_error(error)})") from error
 
 
@@ -130,11 +133,22 @@ def describe_error(error: BaseException) -> str:
     """An error of the client on one line: what it is about, without the advice that follows it."""
     if type(error) is RuntimeError and error.__cause__ is not None:  # says which upload failed; its cause says why
         return f"{_first_line(error)}: {describe_error(error.__cause__)}"
+    if silent := _find_silence(error):
+        return str(silent)
+    if isinstance(error, AttributeError | TypeError):
+        return f"the Hub's answer is of another form than expected: {_first_line(error)}"
     if isinstance(error, json.JSONDecodeError):
         return "the Hub's answer is no JSON, as if something else answered in its place"
     if isinstance(error, KeyError):
         return f"the Hub's answer lacks {error}"
     return _first_line(error) or type(error).__name__
+
+
+def _find_silence(error: BaseException | None) -> OfflineModeIsEnabled | None:
+    """That the Hub was silent, or was not to be asked, which the libraries wrap in what they could not do then."""
+    while error is not None and not isinstance(error, OfflineModeIsEnabled):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from air_hf.files import kind_of
 from air_hf.modeling import AIRConfig
 from air_hf.parsing import Parser
 from air_hf.recipes import get_recipe, recipe_names
@@ -124,6 +125,8 @@ def _read_file(name: str) -> dict[str, Any]:
     if not path.is_file():
         if name in recipe_names():
             return get_recipe(name)
+        if kind := kind_of(path):
+            raise ValueError(f"recipe {name!r} is {kind}; expected a YAML file, or a name of `air-hf recipes`")
         raise ValueError(f"recipe {name!r} does not exist, and `air-hf recipes` has none of that name")
     try:
         text = path.read_text(encoding="utf-8")

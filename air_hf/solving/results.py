@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
-from air_hf.files import append_text, atomic_file
+from air_hf.files import append_text, atomic_file, check_place
 from air_hf.puzzles.reading import DataError
 from air_hf.solving.stream import Result, Row, read_records
 
@@ -151,7 +151,9 @@ def journals(output: Path, processes: int) -> list[Journal]:
 
     Raises:
         DataError: there are journals of another number of processes.
+        ValueError: something that is no file is in the way.
     """
+    check_place(output)
     if processes == 1 and output.suffix.lower() != ".parquet":
         found = [Journal(output)]
     else:
@@ -161,6 +163,8 @@ def journals(output: Path, processes: int) -> list[Journal]:
     for path in output.parent.glob(f".{output.name}.*-of-*.csv"):
         if path.name not in expected:
             raise DataError(f"{path} is of another number of processes; go on with as many, or remove it")
+    for journal in found:
+        check_place(journal.path)
     return found
 
 

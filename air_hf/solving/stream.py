@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from air_hf.data import reading_dataset
 from air_hf.modeling.solving_air import Answer, SolvingEngine
 from air_hf.modeling.solving_air import Puzzle as Question
 from air_hf.puzzles import Puzzle, PuzzleError
@@ -129,22 +130,29 @@ def _read_parquet(path: Path) -> tuple[Iterator[Row], int]:
     return (_row(record) for batch in batches for record in batch.to_pylist()), file.metadata.num_rows
 
 
-def read_dataset(name: str, config: str | None, split: str, revision: str | None = None) -> Iterator[Row]:
+def read_dataset(name: str, config: str | None, split: str, cache_dir: str | None = None) -> Iterator[Row]:
     """The boards of a data set on the Hub, or of a folder of one, streamed.
 
     Raises:
-        DataError: no such data set, configuration or split, or no column of questions.
+        DataError: no such data set, configuration or split, or no column of questions; at a board: the Hub fails.
     """
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+    with reading_dataset(name, config, split):
+        rows = datasets.load_dataset(name, config, split=split, streaming=True, cache_dir=cache_dir)
         first = next(iter(rows), {"question": None})
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise DataError(f"data set {name}, {config or 'default'}, {split}: {error}") from error
     check_header(list(first), f"data set {name}, {split}")
-    return (_row(record) for record in rows)
+    return _rows_of(rows, name, config, split)
+
+
+def _rows_of(records: Iterable[dict], name: str, config: str | None, split: str) -> Iterator[Row]:
+    records = iter(records)
+    while True:
+        with reading_dataset(name, config, split):
+            record = next(records, None)
+        if record is None:
+            return
+        yield _row(record)
 
 
 def read_lines(file=None) -> Iterator[Row]:

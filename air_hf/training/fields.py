@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any, NamedTuple
 
+_LARGEST = 2**32 - 1  # of whole numbers; far below what the libraries count with
+
 
 class Range(NamedTuple):
     """The values a field may have.
@@ -25,6 +27,9 @@ POSITIVE = Range(lambda value: value > 0, "be positive")
 NOT_NEGATIVE = Range(lambda value: value >= 0, "not be negative")
 DECAY = Range(lambda value: 0 <= value < 1, "be at least 0 and less than 1")
 SHARE = Range(lambda value: 0 <= value <= 1, "lie between 0 and 1")
+SIZE = Range(lambda value: 0 < value <= 2**20, "be positive, and at most 2**20")
+THREADS = Range(lambda value: 0 < value <= 2**12, "be positive, and at most 2**12")
+IMAGES = Range(lambda value: 0 <= value <= 2**20, "not be negative, and at most 2**20")
 SEED = Range(lambda value: 0 <= value < 2**32, "not be negative, and less than 2**32")
 
 
@@ -61,7 +66,10 @@ class Settings:
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
         for entry in dataclasses.fields(self):
-            _check(entry.name, getattr(self, entry.name), hints[entry.name], entry.metadata["range"])
+            value = getattr(self, entry.name)
+            if value == "" != entry.default:  # a path would be that of the current folder
+                raise ValueError(f"{entry.name} is ''; leave it out, or say which")
+            _check(entry.name, value, hints[entry.name], entry.metadata["range"])
 
     def marked(self, mark: str) -> dict[str, Any]:
         """The fields whose metadata say `mark` ("published", "may_change", "rounds"), and their values."""
@@ -91,5 +99,7 @@ def _check(name: str, value, hint, range: Range | None) -> None:
         raise ValueError(f"{name} is {value!r}; it must not hold a NUL character")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be a finite number")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{name} is {value}; it must be less than 2**32")
     if range is not None and not range.holds(value):
         raise ValueError(f"{name} is {value}; it must {range.words}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from air_hf.training.fields import DECAY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Settings, setting
+from air_hf.training.fields import DECAY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, SIZE, Settings, setting
 from air_hf.training.optimizers import OPTIMIZERS
 
 
@@ -17,7 +17,7 @@ class Recipe(Settings):
     """
 
     max_steps: int = setting(10_000, "training steps: one segment of every slot each", POSITIVE, published=True)
-    batch_size: int = setting(64, "slots, over all processes", POSITIVE, published=True)
+    batch_size: int = setting(64, "slots, over all processes", SIZE, published=True)
     accumulation_steps: int = setting(
         1,
         "parts in which a process runs its slots, one after another, to save memory",

@@ -32,10 +32,10 @@ def time_limit(fault: Fault) -> float:
 
 
 def run(
-    hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True
+    hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True, more: dict | None = None
 ) -> subprocess.CompletedProcess:
-    """A command that knows this Hub by its environment only, and must not show its token."""
-    environment = hub.environment(home, token)
+    """A command that knows this Hub by its environment (and `more`) only, and must not show its token."""
+    environment = hub.environment(home, token) | (more or {})
     done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr
     assert environment["HF_TOKEN"] not in done.stdout + done.stderr
