@@ -189,7 +189,7 @@ def test_tensors_that_somebody_wrote_anew(make_model, tmp_path, name, tensor, me
         ({"unlogged": []}, "unlogged is '[]'; expected dict"),
         ({"unlogged": {"slots": "1"}}, "unlogged holds \"{'slots': '1'}\"; expected numbers"),
         ({"tracker_run": 3}, "tracker_run is '3'; expected str"),
-        ({"minutes": "soon"}, "minutes is 'soon'; expected a number"),
+        ({"minutes": "soon"}, "minutes is 'soon'; expected a finite number"),
     ],
 )
 def test_records_of_a_run_that_somebody_wrote_anew(tmp_path, changes, message):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch._dynamo.utils import counters
 
 from air_hf.benchmark.cases import Case
@@ -39,54 +40,28 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
     """
     recipe, config, batch_size = case.recipe, case.config, case.recipe.batch_size
     accelerator = make_accelerator(recipe, config)
-    device = accelerator.device
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    clock = _Clock(accelerator, batch_size, seconds)
     theirs = None
     if published:
-        theirs = PublishedCode(published, case, device, dtype, should_compile(recipe.compile, device))
-    square = SquareProduct(device, dtype)
+        theirs = PublishedCode(published, case, clock.device, clock.dtype, should_compile(recipe.compile, clock.device))
     model = case.model or make_model(recipe, config, accelerator)
     stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, recipe.augment, recipe.images_per_puzzle)
     plain_stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, augment=False)
-    ids = stream.batch(0)["input_ids"].to(device)
+    ids = stream.batch(0)["input_ids"].to(clock.device)
     plain = Learner(copy.deepcopy(model), replace(recipe, compile="off"), accelerator)
-
-    def part(work: Callable[[], object], flops: int) -> dict[str, Any]:
-        times = timed_in_turn({"work": work, "square": square}, seconds, wait)
-        ms, peak = _spread(times["work"]), square.flops / statistics.median(times["square"])
-        share = 1000 * flops / ms["median"] / peak
-        rate = 1000 * batch_size / ms["median"]
-        return {"ms": ms, "puzzles_per_second": rate, "peak_gflops": peak / 1e9, "share_of_peak": share}
-
-    def beside(work: Callable[[], object], published_work: Callable[[], object]) -> dict[str, Any]:
-        ours, other = timed_in_turn({"ours": work, "published": published_work}, seconds, wait).values()
-        return {"ms": _spread(ours), "published_ms": _spread(other)}
-
     products = record_products(plain, stream)
-    training = _first_step(learner := Learner(model, recipe, accelerator), stream, wait)
-    step = lambda: learner.train_step(stream.batch(learner.step))  # noqa: E731
-    training |= part(step, config.estimate_flops(batch_size, with_gradient=True))
-    training["compilations"] = counters["stats"]["unique_graphs"]
-    training["compile_seconds"] = training["first_step_seconds"] - training["ms"]["median"] / 1000
-    training["products_alone_ms"] = 1000 * time_products(products, device, seconds / 100, wait)
-    training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step))
-    comparison = {}
-    if theirs:
-        comparison["training"] = beside(step, lambda: theirs.train_step(stream.batch(learner.step)))
+    learner = Learner(model, recipe, accelerator)
+    training, beside = _measure_training(learner, stream, clock, theirs)
+    training["products_alone_ms"] = 1000 * time_products(products, clock.device, seconds / 100, clock.wait)
     model.eval()
     with torch.no_grad(), accelerator.autocast():
+        segment = lambda: next(model.unroll(ids))  # noqa: E731
         if theirs:
-            segment = theirs.evaluator(stream.batch(0))
-            comparison["evaluation"] = beside(lambda: next(model.unroll(ids)), segment)
-        evaluation = part(lambda: next(model.unroll(ids)), config.estimate_flops(batch_size))
-        solving = _spread(timed(lambda: model.solve(ids), seconds, wait))
+            beside["evaluation"] = clock.beside(segment, theirs.evaluator(stream.batch(0)))
+        evaluation = clock.part(segment, config.estimate_flops(batch_size))
+        solving = _spread(timed(lambda: model.solve(ids), seconds, clock.wait))
     return {
-        "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-            "threads": torch.get_num_threads(), "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
-            "copy_gb_per_second": copy_rate(device, seconds / 5, wait) / 1e9,
-        },
+        "machine": clock.machine(),
         "model": {"puzzle": config.puzzle, "hidden_size": config.hidden_size, "cells": config.seq_len,
                   "layers": config.num_hidden_layers, "mixer": config.mixer, "parameters": model.num_parameters(),
                   "batch_size": batch_size},
@@ -95,8 +70,53 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
         "solving": {"ms": solving, "puzzles_per_second": 1000 * batch_size / solving["median"]},
         "data": {"puzzles_per_second": _rate(plain_stream, seconds / 5)},
         "augmented_data": {"puzzles_per_second": _rate(stream, seconds / 5)},
-        "peak_memory_mib": _peak_memory(device),
-    } | ({"beside_published": comparison} if theirs else {})  # fmt: skip
+        "peak_memory_mib": _peak_memory(clock.device),
+    } | ({"beside_published": beside} if theirs else {})  # fmt: skip
+
+
+class _Clock:
+    """Times work of one device in turn with what it is compared with, so that a slower minute meets both."""
+
+    def __init__(self, accelerator: Accelerator, batch_size: int, seconds: float):
+        self.device, self.batch_size, self.seconds = accelerator.device, batch_size, seconds
+        self.dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        self.wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+        self._square = SquareProduct(self.device, self.dtype)
+
+    def part(self, work: Callable[[], object], flops: int) -> dict[str, Any]:
+        times = timed_in_turn({"work": work, "square": self._square}, self.seconds, self.wait)
+        ms, peak = _spread(times["work"]), self._square.flops / statistics.median(times["square"])
+        share = 1000 * flops / ms["median"] / peak
+        rate = 1000 * self.batch_size / ms["median"]
+        return {"ms": ms, "puzzles_per_second": rate, "peak_gflops": peak / 1e9, "share_of_peak": share}
+
+    def beside(self, work: Callable[[], object], published_work: Callable[[], object]) -> dict[str, Any]:
+        works = {"ours": work, "published": published_work}
+        ours, other = timed_in_turn(works, self.seconds, self.wait).values()
+        return {"ms": _spread(ours), "published_ms": _spread(other)}
+
+    def machine(self) -> dict[str, Any]:
+        return {
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
+            "threads": torch.get_num_threads(), "dtype": str(self.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "copy_gb_per_second": copy_rate(self.device, self.seconds / 5, self.wait) / 1e9,
+        }  # fmt: skip
+
+
+def _measure_training(
+    learner: Learner, stream: PuzzleStream, clock: _Clock, theirs: PublishedCode | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Times the first step and the next ones, and these in turn with the published code's where it is given."""
+    training = _first_step(learner, stream, clock.wait)
+    step = lambda: learner.train_step(stream.batch(learner.step))  # noqa: E731
+    training |= clock.part(step, learner.model.config.estimate_flops(clock.batch_size, with_gradient=True))
+    training["compilations"] = counters["stats"]["unique_graphs"]
+    training["compile_seconds"] = training["first_step_seconds"] - training["ms"]["median"] / 1000
+    training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step))
+    if theirs is None:
+        return training, {}
+    return training, {"training": clock.beside(step, lambda: theirs.train_step(stream.batch(learner.step)))}
 
 
 def _first_step(learner: Learner, stream: PuzzleStream, wait: Callable[[], object]) -> dict[str, Any]:

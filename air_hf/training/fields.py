@@ -99,7 +99,7 @@ def _check(name: str, value, hint, range: Range | None) -> None:
         raise ValueError(f"{name} is {value!r}; it must not hold a NUL character")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be a finite number")
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        raise ValueError(f"{name} is {value}; it must be less than 2**32")
     if range is not None and not range.holds(value):
         raise ValueError(f"{name} is {value}; it must {range.words}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{name} is {value}; it must be less than 2**32")
