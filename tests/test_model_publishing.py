@@ -16,6 +16,8 @@ from unittest import mock
 
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from support.hub_processes import FAULTS, contents, run, time_limit
 from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
@@ -534,7 +536,14 @@ def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
     scores = evaluation(data=place, dataset=place, data_sha256="ef" * 32, notes={"at": place})
     (checkpoint / "evaluation.json").write_text(json.dumps(scores))
     (checkpoint / "solve_config.json").write_text(json.dumps({"max_segments": 4, "data": place, "folder": place}))
+    config = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(json.dumps(json.loads(config) | {"note": place, "_name_or_path": place}))
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt", "note": place})
     staged = stage_checkpoint(checkpoint, tmp_path / "staged", "org/model")
+    with safe_open(staged / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert json.loads((staged / "config.json").read_text()) == json.loads(config)
     records = {path.name: json.loads(path.read_text()) for path in staged.glob("*.json")}
     text = "".join(path.read_text() for path in staged.iterdir() if path.suffix in (".md", ".json"))
     for folder in ("made", "home", "secret", "server", "Users"):

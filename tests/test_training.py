@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 
 from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
+from air_hf.recipes import recipe_names
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
@@ -182,6 +183,21 @@ def test_recipes_and_overrides(tmp_path):
     recipe.write_text("train_data: a.csv\ntest_data: b.csv\ncompile: off\nmixed_precision: no\nmax_minutes:\n")
     arguments, _ = parse_recipe(["--config", str(recipe)])  # YAML reads off and no as false
     assert (arguments.compile, arguments.mixed_precision, arguments.max_minutes) == ("off", "no", None)
+
+
+def test_data_that_are_typed_take_the_place_of_a_recipes(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train_data: a.csv\ntest_data: b.csv\n")
+    words = ["--config", str(recipe), "--dataset", "org/set"]
+    arguments, _ = parse_recipe(words)
+    assert (arguments.dataset, arguments.train_data, arguments.test_data) == ("org/set", None, None)
+    arguments, _ = parse_recipe([*words, "--test_data", "c.csv"])
+    assert (arguments.dataset, arguments.test_data) == ("org/set", "c.csv")
+    recipe.write_text("dataset: org/set\ndataset_config: 1k\n")
+    arguments, _ = parse_recipe(["--config", str(recipe), "--train_data", "a.csv", "--test_data", "b.csv"])
+    assert (arguments.dataset, arguments.dataset_config, arguments.train_data) == (None, None, "a.csv")
+    for known in recipe_names():
+        assert parse_recipe(["--config", known, "--dataset", "org/set"])[0].train_data is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from air_hf import modeling
 from air_hf.card_options import CardOptions
 from air_hf.files import write_text
@@ -16,7 +19,7 @@ from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_toke
 from air_hf.hub.model_card import write_model_card
 from air_hf.hub.records import published_record, read_records
 from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
-from air_hf.modeling import CheckpointError
+from air_hf.modeling import AIRConfig, CheckpointError
 from air_hf.modeling.solving_air import SOLVE_CONFIG
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
@@ -92,8 +95,23 @@ def stage_checkpoint(
     for name in (TRAINING_FACTS, EVALUATION, SOLVE_CONFIG):
         if record := read_facts(folder, name):
             write_text(folder / name, json.dumps(published_record(name, record), indent=2) + "\n")
+    _drop_what_nothing_reads(folder)
     write_model_card(folder, repository, card, more)
     return folder
+
+
+def _drop_what_nothing_reads(folder: Path) -> None:
+    """Takes entries out of config.json and of the weights' metadata that no loading looks at; they may say anything."""
+    config = read_facts(folder, "config.json")
+    entries = {*AIRConfig().to_dict(), "auto_map"} - {"_name_or_path"}
+    known = {name: value for name, value in config.items() if name in entries}
+    if known != config:
+        write_text(folder / "config.json", json.dumps(known, indent=2) + "\n")
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if metadata != {"format": "pt"}:
+            save_file(load_file(path), path, metadata={"format": "pt"})
 
 
 def publish_command(

@@ -17,6 +17,7 @@ from air_hf.run_recipe import RunRecipe
 from air_hf.training.fields import plain_type
 
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")
+_OF_A_DATASET = ("dataset", "dataset_config", "dataset_revision")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 _MOST_BRACKETS = 100  # of a recipe, which is flat
@@ -83,7 +84,11 @@ def read_recipe(typed: argparse.Namespace, with_data: bool = True) -> tuple[RunR
             another; the message names them.
     """
     words = {name: value for name, value in vars(typed).items() if name != "config"}
-    fields = (_read_file(typed.config) if typed.config is not None else {}) | words
+    file = _read_file(typed.config) if typed.config is not None else {}
+    for typed_source, others in (("dataset", ("train_data", "test_data")), ("train_data", _OF_A_DATASET)):
+        if words.get(typed_source):  # data that are typed take the place of the recipe's, wherever those are from
+            file = {name: value for name, value in file.items() if name not in others}
+    fields = file | words
     known = {entry.name for entry in dataclasses.fields(RunRecipe)}
     recipe = RunRecipe(**{name: value for name, value in fields.items() if name in known})
     if with_data:
