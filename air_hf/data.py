@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
 
@@ -203,8 +203,10 @@ def load_published(
         DataError: no such data set, configuration or split, or a bad row; or the Hub is out of reach, and the cache
             holds another commit than the one asked for.
     """
+    from datasets import load_dataset  # takes as long to import as torch, and boards and CSV files do without
+
     with reading_dataset(name, config, split):
-        rows = datasets.load_dataset(name, config, split=split, revision=revision, cache_dir=cache_dir)
+        rows = load_dataset(name, config, split=split, revision=revision, cache_dir=cache_dir)
     where = f"{name}, {config or 'default configuration'}, {split}"
     commit = _commit_of(rows)
     if revision is not None and commit not in (None, revision) and COMMIT.fullmatch(revision):
@@ -212,7 +214,7 @@ def load_published(
     return replace(load_puzzles(rows, puzzle, options=options), source=where, commit=commit)
 
 
-def _commit_of(rows: datasets.Dataset) -> str | None:
+def _commit_of(rows: Any) -> str | None:
     """The commit that rows are of, by which `datasets` calls their folder in its cache; None for those of no Hub."""
     folders = {Path(file["filename"]).parent.name for file in rows.cache_files}
     return next((folder for folder in folders if COMMIT.fullmatch(folder)), None)

@@ -10,7 +10,6 @@ from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
 from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
-from air_hf.dataset_builders.builders import builder_of
 from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import find_file
@@ -111,7 +110,10 @@ def _load_test_puzzles(
         raise ValueError(f"both data ({data}) and dataset ({dataset}) are given; choose one")
     if data is not None:
         return load_puzzles(data, puzzle, split="test")
-    dataset = dataset or builder_of(puzzle.family).HUB_REPO
+    if dataset is None:
+        from air_hf.dataset_builders.builders import builder_of  # imports `datasets`, which takes as long as torch
+
+        dataset = builder_of(puzzle.family).HUB_REPO
     if dataset is None:
         raise DataError(f"there is no public data set of {puzzle.name}; say which puzzles, by --data or --dataset")
     return load_published(dataset, dataset_config, "test", None, puzzle, cache_dir=cache_dir)
