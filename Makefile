@@ -74,5 +74,6 @@ release-check: .venv/release.installed
 	$(INSTALL) -e ".[$*]"
 	touch $@
 
+# What can be made again; your own data and runs stay.
 clean:
-	rm -rf .venv build data dist runs site *.egg-info
+	rm -rf .venv build dist site *.egg-info $(RUN) $(HUB) runs/ci data/ci

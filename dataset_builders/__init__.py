@@ -1,1 +1,1 @@
-"""Puzzle generators, and the command that writes generated train and test sets; needs only `air_hf.puzzles`."""
+"""Data sets: generators, one a family, and builders that put generated, published or own puzzles into a Hub folder."""

@@ -498,7 +498,14 @@ def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
         (["{folder}/header.csv"], "header.csv holds no boards"),
         (["{folder}/header.csv", "--output", "{folder}/header.csv"], "the file of boards itself"),
         (["." * 16, "--output", "{folder}/out.csv"], "--output is for a file of boards, or -; one board is drawn"),
-        (["." * 16, "--q_halt_threshold", "1"], "--q_halt_threshold is the threshold of --early_stop"),
+        (
+            ["." * 16, "--q_halt_threshold", "1"],
+            "--q_halt_threshold is the threshold of --early_exit q_halt and --early_exit trained; this is verifier",
+        ),
+        (
+            ["." * 16, "--early_stop", "--early_exit", "never"],
+            "--early_stop is --early_exit trained; --early_exit never is given, too",
+        ),
         (["." * 16, "--model", "{folder}"], "holds no checkpoint: config.json is missing"),
         (["." * 16, "--batch_size", "0"], "argument --batch_size: 0 is less than 1"),
         (["." * 16, "--device", "abacus"], "argument --device: 'abacus' cannot be used"),

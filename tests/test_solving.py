@@ -546,7 +546,7 @@ def test_options_make_the_plan():
     assert not config_of(parse_options("adaptive", "--no-symmetries"), stored, SUDOKU).symmetries
     assert "the verifier took part" in describe(by_rules)
     assert "the verifier took no part" in describe(by_q)
-    with pytest.raises(ValueError, match="--q_halt_threshold is the threshold of --early_stop and"):
+    with pytest.raises(ValueError, match="--q_halt_threshold is the threshold of --early_exit q_halt and"):
         config_of(parse_options("adaptive", "--q_halt_threshold", "1"), stored, SUDOKU)
 
 

@@ -15,7 +15,7 @@ from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import find_file
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
-from air_hf.puzzles import Puzzle, puzzle_of
+from air_hf.puzzles import Puzzle, family_name, puzzle_of
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
@@ -77,7 +77,7 @@ def load_study(
         raise CheckpointError(
             f'{checkpoint}: config.json does not say what the boards are; add it, e.g. "puzzle": "sudoku-9x9"'
         )
-    family = config.puzzle.split("-")[0]
+    family = family_name(config.puzzle)
     if task is not None and family != task:
         raise ValueError(
             f"{checkpoint} solves {config.puzzle} ({config.vocab_size} symbols, {config.seq_len} cells); "

@@ -12,6 +12,7 @@ from air_hf.analysis.dynamics import MODES, solution_modes
 from air_hf.analysis.statistics import Estimate, estimate
 from air_hf.analysis.study import Study
 from air_hf.files import write_text
+from air_hf.puzzles import family_name
 from air_hf.runs.sweep_table import paper
 
 PAPER = json.loads((files("air_hf.analysis") / "paper.json").read_text(encoding="utf-8"))
@@ -70,7 +71,7 @@ def make_tables(study: Study) -> list[Table]:
 
 
 def _family(study: Study) -> str:
-    return study.facts["puzzle"].split("-")[0]
+    return family_name(study.facts["puzzle"])
 
 
 def _percent(found: Estimate) -> str:

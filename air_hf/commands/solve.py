@@ -63,6 +63,8 @@ def _solve(args: argparse.Namespace) -> int:
     if (args.boards is None) == (args.dataset is None):
         raise ValueError("give a board, a file or -, or else --dataset")
     if args.early_stop:
+        if args.early_exit is not None:
+            raise ValueError(f"--early_stop is --early_exit trained; --early_exit {args.early_exit} is given, too")
         args.mode, args.early_exit = "plain", "trained"
     if args.dataset is not None:
         if args.output is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from air_hf.puzzles import family_name
 from air_hf.recipes import recipe_tasks
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
@@ -67,7 +68,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.one_at_a_time:
         first = ", ".join(f"{field}={values[0]}" for field, values in fields.items())
         note += f" base: {first}."
-    comparison = compare(curves, scores["puzzle"].split("-")[0])
+    comparison = compare(curves, family_name(scores["puzzle"]))
     write_tables(comparison, curves, args.output, f"Sweep of {args.task or args.config}", note)
     print((args.output / "table.md").read_text(encoding="utf-8"))
     return 0 if args.table_only or len(finished) == len(runs) else 1

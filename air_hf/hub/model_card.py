@@ -12,7 +12,7 @@ from air_hf.files import atomic_file, write_text
 from air_hf.hub.loading import TRAINING_FACTS, read_config
 from air_hf.hub.records import Records, hub_name, published_record, read_records
 from air_hf.modeling import AIRConfig
-from air_hf.puzzles import Puzzle, puzzle_of
+from air_hf.puzzles import Puzzle, family_name, puzzle_of
 from air_hf.variants import VARIANTS
 
 _CURVE = "images/training.png"
@@ -170,7 +170,7 @@ def find_variant(config: AIRConfig) -> str:
 
 def _metadata(config: AIRConfig, records: Records, variant: str, name: str, options: CardOptions) -> str:
     dataset, scores = hub_name(records.arguments), records.scores
-    family = config.puzzle.split("-")[0] if config.puzzle else "puzzle"
+    family = family_name(config.puzzle) if config.puzzle else "puzzle"
     results = []
     if scores:
         setting = f"{scores['num_segments']} segments"

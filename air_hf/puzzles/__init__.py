@@ -27,6 +27,15 @@ def get_puzzle(name: str, **options: str) -> Puzzle:
     return find_family(family)(rows, columns, options)
 
 
+def family_name(name: str) -> str:
+    """The family of the puzzle called `name`: "sudoku" of "sudoku-6x6".
+
+    Raises:
+        PuzzleError: it is no puzzle's name.
+    """
+    return _split_name(name)[0]
+
+
 def puzzle_of(config) -> Puzzle | None:
     """The puzzle that a model's configuration names; None if it names none.
 
@@ -83,7 +92,7 @@ def _split_name(name: str) -> tuple[str, int, int]:
 
 def complete_options(name: str, options: dict[str, str], boards) -> dict[str, str]:
     """The options of the puzzle called `name` for a data set, with what its family can read off the boards' text."""
-    return find_family(_split_name(name)[0]).complete_options(options, boards)
+    return find_family(family_name(name)).complete_options(options, boards)
 
 
 def infer_puzzle(board: str) -> Puzzle:

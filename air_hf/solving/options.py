@@ -73,7 +73,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
         config = dataclasses.replace(stored if args.mode == "calibrated" else SolveConfig(), **given)
     if "q_halt_threshold" in given and config.early_exit not in ("q_halt", "trained"):
         raise ValueError(
-            f"--q_halt_threshold is the threshold of --early_stop and --early_exit q_halt; this is {config.early_exit}"
+            "--q_halt_threshold is the threshold of --early_exit q_halt and --early_exit trained; "
+            f"this is {config.early_exit}"
         )
     return config
 

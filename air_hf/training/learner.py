@@ -1,4 +1,4 @@
-"""One training step, the same for every variant: carry, loss, optimisers, EMA (HRM, TRM and AIR share it).
+"""One training step, the same for every variant: carry, optimisers, EMA; the loss is the model's.
 
 Axis letters: B slots of a batch, S cells.
 """
