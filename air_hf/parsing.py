@@ -17,3 +17,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as the type of an option."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 and below 2**32, as the type of an option."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{number} is negative, or not less than 2**32")
+    return number

@@ -7,6 +7,7 @@ import re
 import weakref
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from air_hf import cli
 from air_hf.analysis import attention as attention_module
 from air_hf.analysis import iterate_traces, measure_roles, study_roles, trace
+from air_hf.analysis import study as study_module
 from air_hf.analysis.attention import attention_contrasts, attention_maps
 from air_hf.analysis.cache import activation_cache, activation_names
 from air_hf.analysis.dynamics import (
@@ -28,6 +30,8 @@ from air_hf.analysis.dynamics import (
     spectral_radius,
 )
 from air_hf.analysis.probes import fit_probes
+from air_hf.analysis.study import run_study
+from air_hf.analysis.tracing import puzzles_within
 from air_hf.data import PuzzleSet
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.modeling import AIRState
@@ -403,7 +407,9 @@ def test_reproduce_puts_the_papers_numbers_beside_ours(saved, tmp_path, capsys):
             "segment 9 does not exist; this run has segments 0 to 3",
         ),
         (["--task", "sudoku", "--checkpoint", "nowhere/at/all"], "nowhere/at/all does not exist"),
-        (["--task", "sudoku", "--puzzles", "4", "--batch_size", "0"], "batch_size is 0"),
+        (["--task", "sudoku", "--puzzles", "4", "--batch_size", "0"], "argument --batch_size: 0 is less than 1"),
+        (["--task", "sudoku", "--puzzles", "0"], "argument --puzzles: 0 is less than 1"),
+        (["--task", "sudoku", "--seed", "-1"], "argument --seed: -1 is negative, or not less than 2**32"),
     ],
 )
 def test_commands_refuse_in_one_line(saved, tmp_path, capsys, words, said):
@@ -429,6 +435,11 @@ def test_commands_refuse_in_one_line(saved, tmp_path, capsys, words, said):
         (lambda m, p, i: attention_maps(m, i, "0.L.0", [1]), "layer 1 does not exist; this run has layers 0"),
         (lambda m, p, i: attention_maps(m, i, "0.L.0", heads=[-1]), "head -1 does not exist; this run has heads"),
         (lambda m, p, i: attention_contrasts(m, p, []), "no segment was chosen"),
+        (lambda m, p, i: attention_contrasts(m, p, [1, 1]), "segments 1, 1 name one twice"),
+        (lambda m, p, i: attention_contrasts(m, p, layers=[0.5]), "layer is 0.5; expected a whole number of 0 to 0"),
+        (lambda m, p, i: attention_contrasts(m, p, [3], max_segments=2), "segment 3 does not exist; this run has"),
+        (lambda m, p, i: attention_contrasts(m, p, [1]).summary(7, "control", "entropy"), "layer 7 was not looked at"),
+        (lambda m, p, i: trace(m, i, frozen="L", freeze_from=1.5), "freeze_from is segment 1.5; this rollout has"),
         (lambda m, p, i: patch_states(m, p, "X", 1), "level is 'X'"),
         (lambda m, p, i: patch_states(m, p, "L", 4), "before segments 1 to 3"),
         (lambda m, p, i: activation_cache(m, i, ["segment.9.*"]), "no activation is called 'segment.9.*'"),
@@ -445,3 +456,55 @@ def test_a_model_without_attention_says_so(make_model, puzzles, ids):
     for call in (lambda: attention_maps(model, ids, "0.L.0"), lambda: attention_contrasts(model, puzzles)):
         with pytest.raises(ValueError, match='mixes positions by "mlp" and has no attention maps'):
             call()
+
+
+def test_what_is_asked_for_and_cannot_be_had_is_refused_before_anything_runs(make_model, puzzles):
+    mlp, one, other = make_model("trm-mlp"), puzzles.sample(1, 0), get_puzzle("maze-4x4")
+    boards = np.full((2, 16), 2, dtype=np.uint8)
+    refused = [
+        (mlp, puzzles, {"parts": ["attention"], "skip": False}, "attention was asked for, but this checkpoint mixes"),
+        (mlp, puzzles, {"segments": [1]}, "attention was asked for, but this checkpoint mixes"),
+        (
+            make_model(),
+            one,
+            {"parts": ["probe"], "skip": False},
+            "probe was asked for, but it needs at least 2 puzzles",
+        ),
+        (make_model(), puzzles, {"max_segments": 2, "segments": [3]}, "this run has segments 0 to 1"),
+        (make_model(), PuzzleSet(other, boards, boards, "mazes"), {}, "solves sudoku-4x4; mazes holds maze-4x4"),
+    ]
+    for model, boards, options, said in refused:
+        with (
+            mock.patch.object(study_module, "study_roles", side_effect=AssertionError("it ran")),
+            pytest.raises(ValueError, match=re.escape(said)),
+        ):
+            run_study(model, boards, {}, **options)
+    assert run_study(make_model(), one, {"puzzle": "sudoku-4x4"}, ["probe", "patching"]).skipped.keys() == {
+        "probe", "patching",
+    }  # fmt: skip
+
+
+def test_in_mazes_every_cell_of_floor_is_to_be_decided(make_model):
+    """A path's cells alone would be one symbol: nothing to probe, and no two solutions that differ."""
+    puzzle = get_puzzle("maze-4x4")
+    generator = make_generator(puzzle)
+    mazes = PuzzleSet(puzzle, *generator.draw(8, np.random.default_rng(0)), "made")
+    model = make_model(puzzle="maze-4x4", vocab_size=6)
+    floor = mazes.questions == 2
+    found = patch_states(model, mazes, "LH", 2)
+    differing = floor & np.roll(floor, -1, 0) & (mazes.answers != np.roll(mazes.answers, -1, 0))
+    assert found.cells == differing.sum() > 0
+    probe = fit_probes(model, mazes, max_segments=1)
+    tested = mazes.answers[4:][floor[4:]]
+    assert probe.chance == pytest.approx(np.bincount(tested).max() / len(tested))
+    assert 0 < probe.chance < 1
+
+
+def test_states_are_held_for_as_many_puzzles_as_memory_allows(make_model, puzzles):
+    model = make_model()
+    one = puzzles_within(1, model, 4, ("states",))
+    assert puzzles_within(2, model, 4, ("states",)) == pytest.approx(2 * one, abs=1)
+    assert puzzles_within(1e-9, model, 4, ("states",)) == 1
+    with mock.patch.object(study_module, "_GEOMETRY_GIB", 2.5 / one):
+        study = run_study(model, puzzles, {"puzzle": "sudoku-4x4"}, ["geometry"])
+    assert len(study.geometry.settled) == 2

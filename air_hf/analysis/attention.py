@@ -43,11 +43,26 @@ def check_indices(name: str, chosen: Sequence[int] | None, count: int) -> list[i
         ValueError: none, or one out of range; the message gives the range.
     """
     indices = list(range(count)) if chosen is None else list(chosen)
+    if odd := [index for index in indices if not isinstance(index, (int, np.integer)) or isinstance(index, bool)]:
+        raise ValueError(f"{name} is {odd[0]!r}; expected a whole number of 0 to {count - 1}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"{name}s {', '.join(map(str, indices))} name one twice")
     outside = [index for index in indices if not 0 <= index < count]
     if outside or not indices:
         found = f"{name} {outside[0]} does not exist" if outside else f"no {name} was chosen"
         raise ValueError(f"{found}; this run has {name}s 0 to {count - 1}")
     return indices
+
+
+def choose_segments(segments: Sequence[int] | None, max_segments: int) -> list[int]:
+    """The segments, from 0, at which attention is looked at: those of the paper that a rollout has if None.
+
+    Raises:
+        ValueError: one that the rollout does not have.
+    """
+    if segments is None:
+        segments = [segment for segment in DEFAULT_SEGMENTS if segment < max_segments] or [max_segments - 1]
+    return check_indices("segment", segments, max_segments)
 
 
 @contextmanager
@@ -221,7 +236,15 @@ class Contrasts:
             `dict`: `mean`; `interval`, half a 95 % interval that takes queries for independent, as the paper does;
             `interval_puzzles`, the same for puzzles (queries of one board resemble each other); `positive`, the share
             of queries above 0; `level_l` and `level_h`, the metric's own means; `queries` and `puzzles`, the counts.
+
+        Raises:
+            ValueError: something that was not looked at.
         """
+        looked_at = (("segment", segment, [None, *self.segments]), ("layer", layer, self.layers),
+                     ("class", kind, list(CLASSES)), ("metric", name, self.names))  # fmt: skip
+        for what, wanted, there in looked_at:
+            if wanted not in there:
+                raise ValueError(f"{what} {wanted!r} was not looked at; there are {', '.join(map(str, there))}")
         chosen = slice(None) if segment is None else [self.segments.index(segment)]
         at = (self.layers.index(layer), CLASSES.index(kind), self.names.index(name))
         counts, sums, squares, positives = (
@@ -252,19 +275,21 @@ def attention_contrasts(
     segments: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    max_segments: int | None = None,
     batch_size: int | None = None,
     visit: Callable[[Moment, int, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> Contrasts:
     """How the first L-update and the first H-update of a segment differ in where they look.
 
-    Queries are the cells that the question leaves open. One is *adjacent* where its first neighbourhood holds a
-    violation of the board that z_H decodes to after that H-update.
+    Queries are the cells that the answer fills in: blank ones in Sudoku, those of the path in mazes. One is *adjacent*
+    where its first neighbourhood holds a violation of the board that z_H decodes to after that H-update.
 
     Args:
         model ([`AIRForPuzzleSolving`]): with attention.
         puzzles ([`PuzzleSet`]): any number of them.
         segments (sequence of `int`, *optional*): from 0; those of the paper that the model has if None.
         layers, heads (sequences of `int`, *optional*): which; all if None. Heads are averaged.
+        max_segments (`int`, *optional*): segments of the rollout; the model's own number if None.
         batch_size (`int`, *optional*): puzzles that run together; as many as keep the maps of an update in 128 MiB if
             None.
         visit (`Callable`, *optional*): gets update, layer, queries (B, S) and contrasts (Q, M) of every batch.
@@ -275,10 +300,7 @@ def attention_contrasts(
     check_attention(model)
     check_fit(model, puzzles)
     config, puzzle = model.config, puzzles.puzzle
-    if segments is None:
-        segments = [segment for segment in DEFAULT_SEGMENTS if segment < config.max_segments]
-        segments = segments or [config.max_segments - 1]
-    segments = check_indices("segment", segments, config.max_segments)
+    segments = choose_segments(segments, config.max_segments if max_segments is None else max_segments)
     layers = check_indices("layer", layers, config.num_hidden_layers)
     heads = check_indices("head", heads, config.num_attention_heads)
     if batch_size is None:

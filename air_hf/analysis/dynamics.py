@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.autograd import forward_ad
+from tqdm import tqdm
 
 from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of
 from air_hf.analysis.tracing import trace
@@ -70,7 +71,7 @@ def measure_geometry(
     t = trace(model, input_ids, puzzle_ids, max_segments, keep=("states",), batch_size=len(input_ids))
     walk = Walk(model, input_ids, puzzle_ids, horizon)
     before = end = walk.rollout.state
-    for output in walk:
+    for output in tqdm(walk, "geometry", horizon, delay=2, leave=False):
         before, end = end, output.state
     distance, path, explained = {}, {}, {}
     for level, z, final in (("L", t.z_l, end.z_l), ("H", t.z_h, end.z_h)):
@@ -125,7 +126,7 @@ def spectral_radius(
     vectors = tuple(torch.randn(shape, generator=generator).to(state.z_l) for _ in range(2))
     growth = []
     try:
-        for _ in range(steps):
+        for _ in tqdm(range(steps), "spectral radius", delay=2, leave=False):
             scale = torch.cat([v.flatten(1) for v in vectors], dim=1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1)
             vectors = product(*(v / scale for v in vectors))
             growth.append(torch.cat([v.flatten(1) for v in vectors], dim=1).norm(dim=1))
@@ -159,11 +160,12 @@ class Patching:
 
     Args:
         level (`str`), segment (`int`): the state, and the segment before which it was swapped.
-        own, donor (`float`): share of the cells that both questions leave open and whose solutions differ, where the
-            answer has the symbol of the puzzle's own solution, or of the donor's.
+        own, donor (`float`): share of the cells that both answers decide and whose solutions differ, where the answer
+            has the symbol of the puzzle's own solution, or of the donor's; NaN without such a cell.
         exact_own (`float`): share of puzzles whose answer is their own whole solution.
         exact_unpatched (`float`): the same without a swap.
         pairs (`int`): puzzles; each is patched with its successor.
+        cells (`int`): those that `own` and `donor` are shares of.
     """
 
     level: str
@@ -173,6 +175,7 @@ class Patching:
     exact_own: float
     exact_unpatched: float
     pairs: int
+    cells: int
 
 
 def patch_states(
@@ -206,22 +209,24 @@ def patch_states(
         raise ValueError(f"{len(puzzles)} puzzles were given; a swap needs at least 2")
     boards = [
         _run_patched(model, puzzles, rows, level, segment, max_segments)
-        for rows in _at_least_two(np.arange(len(puzzles)), batch_size)
+        for rows in tqdm(_at_least_two(np.arange(len(puzzles)), batch_size), "patching", delay=2, leave=False)
     ]
     donors = np.concatenate([np.roll(part, -1, 0) for part in _at_least_two(np.arange(len(puzzles)), batch_size)])
     plain, patched = (np.concatenate(parts) for parts in zip(*boards, strict=True))
     questions, answers = puzzles.questions, puzzles.answers
     theirs = answers[donors]
-    differing = (questions != answers) & (questions[donors] != theirs) & (answers != theirs)
-    count = max(int(differing.sum()), 1)
+    open_cells = puzzles.puzzle.undecided(questions)
+    differing = open_cells & open_cells[donors] & (answers != theirs)
+    cells = int(differing.sum())
     return Patching(
         level,
         segment,
-        own=float((differing & (patched == answers)).sum() / count),
-        donor=float((differing & (patched == theirs)).sum() / count),
+        own=float((patched == answers)[differing].mean()) if cells else float("nan"),
+        donor=float((patched == theirs)[differing].mean()) if cells else float("nan"),
         exact_own=float((patched == answers).all(1).mean()),
         exact_unpatched=float((plain == answers).all(1).mean()),
         pairs=len(puzzles),
+        cells=cells,
     )
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from air_hf.analysis.roles import check_fit, puzzle_ids_of
-from air_hf.analysis.tracing import iterate_traces
+from air_hf.analysis.tracing import iterate_traces, puzzles_within
 from air_hf.analysis.walk import moments
 from air_hf.data import PuzzleSet
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles.base import PADDING
+
+_BATCH_GIB = 1  # of states that are held at a time; the sums are made of copies in float64
 
 
 @dataclass
@@ -24,6 +26,7 @@ class ProbeAccuracy:
         labels (`list[str]`): of the U updates.
         probe (`dict[str, array]` of shape `(U,)`): by level, of a probe fitted to that update.
         head (`dict[str, array]` of shape `(U,)`): by level, of the model's own answer head, on the same cells.
+        chance (`float`): share right of the symbol that is most frequent in those cells of the test.
         num_train, num_test (`int`): puzzles that the probes are fitted to and tested on.
         ridge (`float`): the penalty, relative to the mean of the features' squares.
     """
@@ -31,6 +34,7 @@ class ProbeAccuracy:
     labels: list[str]
     probe: dict[str, np.ndarray]
     head: dict[str, np.ndarray]
+    chance: float
     num_train: int
     num_test: int
     ridge: float
@@ -71,10 +75,10 @@ def fit_probes(
         scale = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1) * ridge
         weights[level] = torch.linalg.solve(gram + scale * torch.eye(width + 1, dtype=gram.dtype), cross)
     right = {kind: {level: 0 for level in weights} for kind in ("probe", "head")}
-    count = 0
+    solutions = np.zeros(symbols, dtype=np.int64)
     for states, targets, open_cells in _states(model, puzzles, slice(half, None), max_segments, batch_size):
         expected = targets[open_cells]
-        count += len(expected)
+        solutions += np.bincount(expected.numpy(), minlength=symbols)
         for level, z in states.items():
             chosen = z[:, open_cells]
             with torch.no_grad():
@@ -82,10 +86,14 @@ def fit_probes(
             probe = (_with_one(chosen) @ weights[level]).argmax(-1)
             for kind, found in (("probe", probe), ("head", head)):
                 right[kind][level] = right[kind][level] + (found == expected).sum(1).numpy()
-    shares = {kind: {level: hits / max(count, 1) for level, hits in levels.items()} for kind, levels in right.items()}
+    shares = {
+        kind: {level: hits / max(solutions.sum(), 1) for level, hits in levels.items()}
+        for kind, levels in right.items()
+    }
     max_segments = model.config.max_segments if max_segments is None else max_segments
     labels = [str(moment) for moment in moments(model, max_segments)]
-    return ProbeAccuracy(labels, shares["probe"], shares["head"], half, len(puzzles) - half, ridge)
+    chance = float(solutions.max() / max(solutions.sum(), 1))
+    return ProbeAccuracy(labels, shares["probe"], shares["head"], chance, half, len(puzzles) - half, ridge)
 
 
 def _with_one(features: torch.Tensor) -> torch.Tensor:
@@ -95,11 +103,12 @@ def _with_one(features: torch.Tensor) -> torch.Tensor:
 def _states(model, puzzles: PuzzleSet, rows: slice, max_segments, batch_size):
     """For every batch: the cells' states (U, B, S, D) by level, solutions (B, S), open cells (B, S)."""
     questions, answers = puzzles.questions[rows], puzzles.answers[rows]
+    batch_size = min(batch_size, puzzles_within(_BATCH_GIB, model, max_segments, ("states",)))
     ids = torch.from_numpy(questions).long()
     for batch, part in iterate_traces(
         model, ids, puzzle_ids_of(puzzles, rows), max_segments, keep=("states",), batch_size=batch_size
     ):
         targets = torch.from_numpy(answers[batch]).long()
-        open_cells = (targets != ids[batch]) & (targets != PADDING)
+        open_cells = torch.from_numpy(puzzles.puzzle.undecided(questions[batch])) & (targets != PADDING)
         cells = slice(-model.config.seq_len, None)
         yield {"H": part.z_h[:, :, cells], "L": part.z_l[:, :, cells]}, targets, open_cells

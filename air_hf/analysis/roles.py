@@ -26,8 +26,8 @@ class Roles:
     """What one state does over a rollout, for each of B puzzles.
 
     Args:
-        committed (array of shape `(U, B)`): share of the open cells, those that the question leaves open, decoded to a
-            symbol of answers.
+        committed (array of shape `(U, B)`): share of the open cells, those that an answer decides
+            ([`Puzzle.undecided`]: blank in Sudoku, floor in mazes), decoded to a symbol of answers.
         held_back (array of shape `(U, B)`): share of the open cells decoded to the held-back symbol.
         accuracy (array of shape `(U, B)`): share of the open cells that are right.
         exact (array of shape `(U, B)`): 1 where every labelled cell of the board is right.
@@ -76,7 +76,7 @@ def measure_roles(symbols: torch.Tensor, puzzle: Puzzle, questions: np.ndarray, 
     """
     target = torch.from_numpy(answers.astype(np.int64))
     labelled = target != PADDING
-    open_cells = labelled & (target != torch.from_numpy(questions.astype(np.int64)))
+    open_cells = labelled & torch.from_numpy(puzzle.undecided(questions))
     right = (symbols == target) & labelled
     held = symbols == puzzle.held_back
     committed = ~held & (symbols != PADDING)
@@ -178,11 +178,8 @@ def check_fit(model: AIRForPuzzleSolving, puzzles: PuzzleSet) -> None:
     """Checks that puzzles are what a model takes.
 
     Raises:
-        ValueError: another number of cells or symbols; the message gives both.
+        ValueError: another puzzle, or another number of cells or symbols; the message gives both.
     """
-    config, puzzle = model.config, puzzles.puzzle
-    if (config.seq_len, config.vocab_size) != (puzzle.num_cells, puzzle.vocab_size):
-        raise ValueError(
-            f"the model takes boards of {config.seq_len} cells and {config.vocab_size} symbols ({config.puzzle}); "
-            f"{puzzles.source} holds {puzzle.name}, {puzzle.num_cells} cells and {puzzle.vocab_size} symbols"
-        )
+    puzzles.check_model(model.config)
+    if model.config.puzzle not in (None, puzzles.puzzle.name):
+        raise ValueError(f"the model solves {model.config.puzzle}; {puzzles.source} holds {puzzles.puzzle.name}")

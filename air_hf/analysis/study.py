@@ -5,21 +5,23 @@ from dataclasses import dataclass, field
 
 import torch
 
-from air_hf.analysis.attention import DEFAULT_SEGMENTS, Contrasts, attention_contrasts
+from air_hf.analysis.attention import Contrasts, attention_contrasts, choose_segments
 from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch_states
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
-from air_hf.analysis.roles import RoleStudy, puzzle_ids_of, study_roles
+from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of, study_roles
+from air_hf.analysis.tracing import puzzles_within
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
 from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import find_file
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.modeling.modeling_air import check_max_segments
 from air_hf.puzzles import Puzzle, family_name, puzzle_of
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
-_GEOMETRY_PUZZLES = 16  # whose states are all held
+_GEOMETRY_PUZZLES, _GEOMETRY_GIB = 16, 1  # whose states are all held, and copied in float64
 
 
 @dataclass
@@ -143,6 +145,7 @@ def run_study(
     segments: list[int] | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    skip: bool = True,
 ) -> Study:
     """Runs some of the instruments; roles always.
 
@@ -153,40 +156,70 @@ def run_study(
         segments (`list[int]`, *optional*): at which attention is looked at; those of the paper if None.
         batch_size (`int`): puzzles that run together.
         seed (`int`): of the power iteration.
+        skip (`bool`): whether a part that the checkpoint cannot have is left out, which the study says; else it is an
+            error, as attention is in any case where `segments` asks for it.
 
     Raises:
-        ValueError: an unknown part, or what the instruments refuse.
+        ValueError: an unknown part, or what the instruments refuse; nothing has run then.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise ValueError(f"there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     max_segments = model.config.max_segments if max_segments is None else max_segments
+    skipped = _what_to_skip(model, puzzles, parts, max_segments, segments, skip)
+    parts = set(parts) - skipped.keys()
     facts = facts | {"segments": max_segments, "updates": max_segments * len(model.config.schedule)}
-    study = Study(facts, study_roles(model, puzzles, max_segments, batch_size=batch_size))
+    study = Study(facts, study_roles(model, puzzles, max_segments, batch_size=batch_size), skipped=skipped)
     if "freeze" in parts:
         for level in ("H", "L"):
             study.frozen[level] = study_roles(model, puzzles, max_segments, frozen=level, batch_size=batch_size)
     if "attention" in parts:
-        if model.config.mixer == "attention":
-            if segments is None:
-                segments = [segment for segment in DEFAULT_SEGMENTS if segment < max_segments] or [max_segments - 1]
-            study.contrasts = attention_contrasts(model, puzzles, segments)
-        else:
-            study.skipped["attention"] = f'this checkpoint mixes positions by "{model.config.mixer}", not by attention'
+        study.contrasts = attention_contrasts(model, puzzles, segments, max_segments=max_segments)
     if "probe" in parts:
         study.probe = fit_probes(model, puzzles, max_segments, batch_size=batch_size)
     if "geometry" in parts:
-        rows = slice(_GEOMETRY_PUZZLES)
+        rows = slice(min(_GEOMETRY_PUZZLES, puzzles_within(_GEOMETRY_GIB, model, max_segments, ("states",))))
         ids, puzzle_ids = torch.from_numpy(puzzles.questions[rows]).long(), puzzle_ids_of(puzzles, rows)
         study.geometry = measure_geometry(
             model, ids, max_segments, max(64, max_segments), seed=seed, puzzle_ids=puzzle_ids
         )
-    if "patching" in parts and max_segments > 1:
+    if "patching" in parts:
         segment = max(1, max_segments // 4)
         study.patching = [
             patch_states(model, puzzles, level, segment, max_segments, batch_size) for level in ("L", "H", "LH")
         ]
     return study
+
+
+def _what_to_skip(
+    model: AIRForPuzzleSolving,
+    puzzles: PuzzleSet,
+    parts: Collection[str],
+    max_segments: int,
+    segments: list[int] | None,
+    skip: bool,
+) -> dict[str, str]:
+    """Parts that were asked for and cannot be had, and why; all that can be refused is, before anything runs.
+
+    Raises:
+        ValueError: see [`run_study`].
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f"there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    check_fit(model, puzzles)
+    check_max_segments(max_segments)
+    choose_segments(segments, max_segments)
+    reasons = {}
+    if model.config.mixer != "attention":
+        reasons["attention"] = f'this checkpoint mixes positions by "{model.config.mixer}", not by attention'
+    if max_segments == 1:
+        reasons["patching"] = "a rollout of one segment has no states to swap"
+    if len(puzzles) < 2:
+        reasons |= dict.fromkeys(("probe", "patching"), f"it needs at least 2 puzzles; there are {len(puzzles)}")
+    skipped = {part: reason for part, reason in reasons.items() if part in parts}
+    must_have = [] if segments is None else ["attention"]
+    for part, reason in skipped.items():
+        if not skip or part in must_have:
+            raise ValueError(f"{part} was asked for, but {reason}")
+    return skipped
 
 
 __all__ = ["PAPER_PARTS", "PARTS", "Study", "load_study", "run_study", "weights_sha256"]

@@ -109,10 +109,11 @@ def roles_table(study: Study) -> Table:
         shown += [_count(found[name]) for name in counts]
         rows.append([_NAMES[level], *shown, theirs.get(level, "–")])
         found |= {"puzzles_ever_held_back": ever, "final_cell_accuracy": final, "final_exact": roles.final("exact")}
-        data[level] = {name: value.to_dict() for name, value in found.items()}
+        data[level] = {name: value.to_dict() for name, value in found.items()} | {"paper": theirs.get(level)}
     note = (
-        "Shares are of the cells that the question leaves open, averaged over the updates since the state was first "
-        "written, ± standard error over puzzles; counts are cells per rollout, summed over its transitions, ± standard "
+        "Shares are of the cells that an answer decides (blank in Sudoku, floor in mazes), averaged over the updates "
+        "since the state was first written, ± standard error over puzzles; counts are cells per rollout, summed "
+        "over its transitions, ± standard "
         "deviation over puzzles."
     )
     header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %"]
@@ -176,8 +177,9 @@ def contrast_table(study: Study) -> Table:
             for layer in found.layers:
                 numbers = found.summary(layer, kind, name)
                 theirs = published.get(f"{name}, {kind}", [])
-                beside = f"{theirs[layer][0]:+.3f} ± {theirs[layer][1]:.3f}" if layer < len(theirs) else "–"
-                data.append({"metric": name, "class": kind, "layer": layer} | numbers)
+                paper = theirs[layer] if layer < len(theirs) else None
+                beside = f"{paper[0]:+.3f} ± {paper[1]:.3f}" if paper else "–"
+                data.append({"metric": name, "class": kind, "layer": layer, "paper": paper} | numbers)
                 if numbers["mean"] is None:
                     rows.append([name, kind, str(layer), "no such query", "", "", "", "", beside])
                     continue
@@ -206,11 +208,14 @@ def probe_table(study: Study) -> Table:
         for number, end in enumerate(ends)
     ]
     data = {"labels": probe.labels, "train": probe.num_train, "test": probe.num_test, "ridge": probe.ridge}
+    data["chance"] = probe.chance
     for kind in ("probe", "head"):
         data[kind] = {level: values.tolist() for level, values in getattr(probe, kind).items()}
     note = (
-        f"Open cells whose solution is read off the state, %: ridge regression fitted to {probe.num_train} puzzles "
-        f"at that update, tested on {probe.num_test} others; beside it the model's own answer head on the same cells."
+        "Cells that an answer decides whose solution is read off the state, %: ridge regression fitted to "
+        f"{probe.num_train} puzzles at that update, tested on {probe.num_test} others; beside it the model's own "
+        "answer head on the same cells. "
+        f"The most frequent symbol alone would be right in {100 * probe.chance:.1f} %."
     )
     return Table("Linear probe", note, ["segment", "z_H probe", "z_H head", "z_L probe", "z_L head"], rows, data)
 
@@ -220,19 +225,18 @@ def geometry_table(study: Study) -> Table:
     found = study.geometry
     solved = study.roles.roles["H"].exact[-1][: len(found.settled)] > 0
     rows, data = [], {}
+    each = {"spectral_radius": found.spectral_radius, "last_step": found.settled, "distance_h": found.distance["H"][-1],
+            "distance_l": found.distance["L"][-1]}  # fmt: skip
     for name, chosen in (("solved", solved), ("not solved", ~solved)):
-        numbers = {
-            "spectral_radius": estimate(found.spectral_radius[chosen]),
-            "last_step": estimate(found.settled[chosen]),
-            "distance_h": estimate(found.distance["H"][-1][chosen]),
-            "distance_l": estimate(found.distance["L"][-1][chosen]),
-        }
-        data[name] = {key: value.to_dict() for key, value in numbers.items()}
+        data[name] = {key: estimate(values[chosen]).to_dict() for key, values in each.items()}
         if chosen.any():
-            rows.append([name, str(int(chosen.sum())), *(f"{value.mean:.3g}" for value in numbers.values())])
+            rows.append(
+                [name, str(int(chosen.sum())), *(f"{np.median(all_of[chosen]):.3g}" for all_of in each.values())]
+            )
     note = (
         "z* is the state after at least 64 segments. Spectral radius: of a segment's Jacobian at z*; "
-        "below 1, z* attracts. Last step: ‖F(z*) − z*‖ / ‖z*‖. Distances: ‖z − z*‖ / ‖z*‖ after the rollout. Means."
+        "below 1, z* attracts. Last step: ‖F(z*) − z*‖ / ‖z*‖. Distances: ‖z − z*‖ / ‖z*‖ after the rollout. Medians, "
+        "since these spread over decades (means and deviations are in the JSON)."
     )
     header = ["puzzles", "count", "spectral radius", "last step at z*", "z_H to z*", "z_L to z*"]
     return Table("Fixed points", note, header, rows, data)
@@ -241,14 +245,24 @@ def geometry_table(study: Study) -> Table:
 def patching_table(study: Study) -> Table:
     """Which puzzle the answer follows after a swap."""
     rows = [
-        [" and ".join(_NAMES[level] for level in found.level), f"{100 * found.own:.1f}", f"{100 * found.donor:.1f}",
+        [" and ".join(_NAMES[level] for level in found.level), _share(found.own), _share(found.donor),
          f"{100 * found.exact_own:.1f}", f"{100 * found.exact_unpatched:.1f}"]
         for found in study.patching
     ]  # fmt: skip
     note = (
-        f"Before segment {study.patching[0].segment} every puzzle gets that state of another. Cells that both leave "
-        "open and solve differently, %: where the answer is the puzzle's own, and the donor's; then exact, with and "
+        f"Before segment {study.patching[0].segment} every puzzle gets that state of another. Of the "
+        f"{study.patching[0].cells:,} cells that both answers decide, and differently, %: where the answer "
+        "is the puzzle's own, and the donor's; then exact, with and "
         "without the swap."
     )
     header = ["swapped", "own solution", "donor's solution", "exact, %", "exact without, %"]
-    return Table("Patching", note, header, rows, [asdict(found) for found in study.patching])
+    return Table("Patching", note, header, rows, [_without_nan(asdict(found)) for found in study.patching])
+
+
+def _share(value: float) -> str:
+    """In %; a dash where there was nothing to take a share of."""
+    return "–" if value != value else f"{100 * value:.1f}"
+
+
+def _without_nan(record: dict) -> dict:
+    return {name: None if value != value else value for name, value in record.items()}

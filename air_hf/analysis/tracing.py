@@ -119,7 +119,7 @@ def trace(
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
     check_max_segments(max_segments)
-    needed = _bytes_of(model, input_ids, max_segments, _check_keep(keep)) / 2**30
+    needed = len(input_ids) * _bytes_of_one(model, max_segments, _check_keep(keep)) / 2**30
     if needed > max_memory:
         raise ValueError(
             f"the trace of {len(input_ids)} puzzles over {max_segments} segments takes {needed:.1f} GiB, more than "
@@ -179,13 +179,21 @@ def _check_keep(keep: Collection[str]) -> tuple[str, ...]:
     return keep
 
 
-def _bytes_of(model: AIRForPuzzleSolving, input_ids: torch.Tensor, max_segments: int, keep: tuple[str, ...]) -> int:
-    """What the kept tensors take: 8 bytes a symbol, 4 a number."""
+def puzzles_within(
+    max_memory: float, model: AIRForPuzzleSolving, max_segments: int | None, keep: Collection[str]
+) -> int:
+    """How many puzzles' traces take at most `max_memory` GiB; 1 where not even one does."""
+    max_segments = model.config.max_segments if max_segments is None else max_segments
+    return max(1, int(max_memory * 2**30 / _bytes_of_one(model, max_segments, _check_keep(keep))))
+
+
+def _bytes_of_one(model: AIRForPuzzleSolving, max_segments: int, keep: tuple[str, ...]) -> int:
+    """What the kept tensors of a puzzle take: 8 bytes a symbol, 4 a number."""
     config = model.config
     cells = 2 * config.seq_len
     each = {"symbols": 8 * cells, "entropy": 4 * cells, "confidence": 4 * cells, "change": 8, "q_halt": 5,
             "states": 8 * config.num_positions * config.hidden_size}  # fmt: skip
-    return sum(each[name] for name in keep) * len(config.schedule) * max_segments * len(input_ids)
+    return sum(each[name] for name in keep) * len(config.schedule) * max_segments
 
 
 class _Recorder:

@@ -56,11 +56,11 @@ def check_frozen(frozen: str | Collection[str], freeze_from: int, max_segments: 
     Raises:
         ValueError: a level that is neither "L" nor "H", or a first segment that the rollout does not have.
     """
-    frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+    frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen or ())
     unknown = [level for level in frozen if level not in LEVELS]
     if unknown:
         raise ValueError(f'there is no state {unknown[0]!r} to freeze; a model has the states "L" and "H"')
-    if not 0 <= freeze_from < max_segments:
+    if not isinstance(freeze_from, int) or not 0 <= freeze_from < max_segments:
         raise ValueError(f"freeze_from is segment {freeze_from}; this rollout has segments 0 to {max_segments - 1}")
     return frozen
 

@@ -11,7 +11,9 @@ from air_hf.commands.reproduce import add_source_arguments, run_parts
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     add_source_arguments(parser, puzzles=200)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="instruments (default: all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, help="instruments (default: all that the checkpoint can have)"
+    )
     parser.add_argument("--board", type=int, help="row, among the sampled puzzles, of the board in the pictures")
     parser.add_argument("--no_figures", action="store_true", help="tables only")
     return _analyze
@@ -22,7 +24,9 @@ def _analyze(args: argparse.Namespace) -> int:
         raise ValueError(
             "matplotlib is not installed, which draws the figures; pip install air-hf[demo], or --no_figures"
         )
-    model, puzzles, study = run_parts(args, args.parts)
+    if args.board is not None and not 0 <= args.board < args.puzzles:
+        raise ValueError(f"--board is {args.board}; the puzzles studied are 0 to {args.puzzles - 1}")
+    model, puzzles, study = run_parts(args, args.parts or PARTS, skip=args.parts is None)
     tables = write_report(study, args.output, f"Inside {args.checkpoint}")
     print("\n\n".join(table.markdown() for table in tables))
     if not args.no_figures:

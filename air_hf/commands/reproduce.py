@@ -1,12 +1,13 @@
 """`air-hf reproduce`: the paper's tables from a checkpoint, beside the paper's numbers."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
 from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.parsing import count, seed
 from air_hf.recipes import recipe_tasks
 
 
@@ -27,27 +28,31 @@ def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     parser.add_argument("--data", help=data)
     parser.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`, instead of --data")
     parser.add_argument("--dataset_config", help="its configuration (default: its default one)")
-    parser.add_argument("--puzzles", type=int, default=puzzles, help=f"how many, drawn with --seed (default {puzzles})")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument(
+        "--puzzles", type=count, default=puzzles, help=f"how many, drawn with --seed (default {puzzles})"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the sample (default 0)")
     parser.add_argument("--output", type=Path, required=True, help="folder of report.md, report.json and figures")
-    parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
+    parser.add_argument("--max_segments", type=count, help="segments to run (default: the checkpoint's)")
     parser.add_argument("--attention_segments", type=int, nargs="+", help=where)
-    parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time (default 64)")
+    parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time (default 64)")
     parser.add_argument("--device", type=device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
 
 
-def run_parts(args: argparse.Namespace, parts, task: str | None = None):
+def run_parts(args: argparse.Namespace, parts: Collection[str], task: str | None = None, skip: bool = True):
     """Loads what the options name and runs instruments on it.
 
     Returns:
         the model, its puzzles, and the study.
     """
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"--output {args.output} is a file; expected a folder, or a name that is free")
     model, puzzles, facts = load_study(
         args.checkpoint, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed, args.device, task,
         **place_of(args),
     )  # fmt: skip
     study = run_study(
-        model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed
+        model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed, skip
     )
     return model, puzzles, study
 

@@ -15,6 +15,7 @@ from accelerate import PartialState
 
 from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
+from air_hf.parsing import count
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
@@ -44,19 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--model", metavar="DIR_OR_REPO", help=model)
     add_place_options(parser)
     parser.add_argument("--output", type=Path, help=results)
-    parser.add_argument("--batch_size", type=_count, default=64, help="rollouts at a time (default 64)")
+    parser.add_argument("--batch_size", type=count, default=64, help="rollouts at a time (default 64)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of weights (default: as saved)")
     parser.add_argument("--device", type=device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
     add_options(parser, mode="adaptive")
     parser.add_argument("--early_stop", action="store_true", help="short for --mode plain --early_exit trained")
     return _solve
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 def _solve(args: argparse.Namespace) -> int:

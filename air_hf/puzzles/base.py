@@ -266,6 +266,15 @@ class Puzzle:
         """The symbol by which a state that decodes to it leaves a cell open; padding, where there is no blank."""
         return PADDING
 
+    @property
+    def blank(self) -> int | None:
+        """The symbol of a question's cells that an answer decides; None where it may decide every cell."""
+        return None
+
+    def undecided(self, questions: np.ndarray) -> np.ndarray:
+        """Cells of N questions (N, S) that an answer decides, also where it leaves them as they are: bool (N, S)."""
+        return np.full(questions.shape, True) if self.blank is None else questions == self.blank
+
     def neighbourhoods(self) -> dict[str, np.ndarray]:
         """Which cells are near which, bool (S, S) by name, the one that matters most first; here, those of a grid."""
         row, column = np.divmod(np.arange(self.num_cells), self.columns)

@@ -70,8 +70,12 @@ class Grid(Puzzle):
             return dihedral(self.rows, self.columns)
         return super().arrangements
 
+    @property
+    def blank(self) -> int | None:
+        return None if self.givens is None else int(self._ids[ord(self.givens)])
+
     def _is_blank(self, symbol: int) -> bool:
-        return self.givens is not None and symbol == self._ids[ord(self.givens)]
+        return symbol == self.blank
 
 
 def _check_symbols(symbols: str, name: str) -> None:

@@ -81,6 +81,10 @@ class Maze(Puzzle):
             distances[going[boards], rows, columns] = step
         return distances.reshape(len(passable), -1)
 
+    @property
+    def blank(self) -> int:
+        return OPEN
+
     def draw_picture(self, axes, board, question, answer=None) -> None:
         shades = np.array([0.5, 0.15, 1.0, 1.0, 1.0, 1.0])[board].reshape(self.rows, self.columns)
         axes.imshow(shades, cmap="gray", vmin=0, vmax=1)

@@ -95,6 +95,10 @@ class Sudoku(Puzzle):
             colors = mix(colors * np.uint64(7) + mix(lines) + mix(boxes) * np.uint64(11) + mix(digits) * np.uint64(13))
         return mix(colors).sum((1, 2))
 
+    @property
+    def blank(self) -> int:
+        return BLANK
+
     def _is_blank(self, symbol: int) -> bool:
         return symbol == BLANK
 
