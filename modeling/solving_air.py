@@ -124,7 +124,7 @@ class SolveConfig:
         The plain rollout runs until it is accepted or spent; then come noisy ones, one after another.
         """
         first = {"early_exit": "q_halt", "q_halt_threshold": 4.0, "noise": 0.3}
-        always = {"rollouts": min(budget, _MOST) if type(budget) is int else 1, "plain_first": True}
+        always = {"rollouts": max(1, min(budget, _MOST)) if type(budget) is int else 1, "plain_first": True}
         return cls(**(first | always | {"rollouts_at_once": 1, "budget": budget} | options))
 
     @property
@@ -435,7 +435,7 @@ class SolvingEngine:
                 rollout.accepted = rollout.q_halt_logit > config.q_halt_threshold
             elif config.early_exit == "trained":
                 rollout.accepted = bool(values[3])
-        if config.needs_verifier and changed:
+        if config.needs_verifier:
             self._verify(changed, boards)
 
     def _scores(self, output, before) -> torch.Tensor:
@@ -448,11 +448,11 @@ class SolvingEngine:
         return output.q_halt_logits
 
     def _verify(self, rows: list[int], boards: torch.LongTensor) -> None:
-        """Asks the verifier about answers that are new."""
-        questions = torch.stack([self._slots[row].question for row in rows])
-        for row, verdict in zip(rows, self.verifier(questions, boards[rows]), strict=True):
-            rollout = self._slots[row]
-            rollout.verified = bool(verdict)
+        """Asks the verifier about answers that are new; the others are what they were."""
+        if rows:
+            questions = torch.stack([self._slots[row].question for row in rows])
+            for row, verdict in zip(rows, self.verifier(questions, boards[rows]), strict=True):
+                self._slots[row].verified = bool(verdict)
         for rollout in self._slots:
             if self.config.early_exit == "verifier":
                 rollout.accepted = rollout.verified

@@ -453,9 +453,19 @@ def test_bad_boards_without_end_are_passed_on_as_they_come(model, boards):
 
 def test_solving_a_file_on_two_processes_is_solving_it_on_one(capsys, checkpoint, boards, tmp_path):
     file = write_csv(tmp_path / "boards.csv", [*boards[0], "12"], [*boards[1], "34"])
-    words = ["solve", file, "--model", checkpoint, "--device", "cpu", "--noise", "0.8", "--budget", "24", "--output"]
+    words = ["solve", file, "--model", checkpoint, "--noise", "0.8", "--budget", "24", "--output"]
     status, alone, _ = run_command(capsys, *words, tmp_path / "one.csv")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "air_hf.cli"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "air_hf.cli",
+    ]
+    (tmp_path / ".two.csv.0-of-2.csv").touch()  # which one process alone would refuse as that of another number
     done = subprocess.run(
         [str(word) for word in (*launch, *words, tmp_path / "two.csv")], capture_output=True, text=True
     )
@@ -508,7 +518,8 @@ def test_parquet_in_and_out(capsys, checkpoint, boards, tmp_path):
         result._asdict() | {"confidence": 0} for result in Journal(tmp_path / "out.csv").read()
     ]
     assert [row["question"] for row in found] == boards[0]
-    assert {path.name for path in tmp_path.iterdir()} == {"boards.parquet", "out.parquet", "out.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "boards.parquet", "out.parquet", "out.csv", "out.parquet.how.json", "out.csv.how.json"}  # fmt: skip
 
 
 def test_the_default_says_how_it_solved(capsys, checkpoint, boards, tmp_path):
@@ -613,3 +624,60 @@ def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, 
     noisy = solve(single, questions, SolveConfig(rollouts=2, noise=0.3, max_segments=3))
     assert rows["2 rollouts, σ 0.3, by q_halt"]["exact"] == (noisy.sequences == labels).all(1).double().mean().item()
     assert {"table.md", "figure.png"} <= {path.name for path in (tmp_path / "study").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--mode", "plain", "--max_segments", "1"], "out.csv was begun with another solve"),
+        (["--dtype", "bfloat16"], "out.csv was begun with another dtype"),
+    ],
+)
+def test_results_of_another_way_of_solving_are_not_mixed(capsys, checkpoint, boards, tmp_path, change, said):
+    file, output = write_csv(tmp_path / "boards.csv", boards[0][:3], boards[1][:3]), tmp_path / "out.csv"
+    words = ["solve", file, "--model", checkpoint, "--budget", "8", "--output", output]
+    run_command(capsys, *words)
+    before = output.read_bytes()
+    status, _, error = run_command(capsys, *words, *change)
+    assert (status, output.read_bytes()) == (2, before)
+    assert said in error
+    assert json.loads((tmp_path / "out.csv.how.json").read_text())["solve"]["budget"] == 8
+    (tmp_path / "out.csv.how.json").unlink()
+    assert "it is not recorded how the rows" in run_command(capsys, *words)[2]
+
+
+def test_the_verifiers_choice_does_not_depend_on_the_batch(model, boards):
+    """A rollout whose answer did not change, alone in its batch, counts by what the rules say, not by q_halt."""
+    ids = torch.from_numpy(SUDOKU.parse_all(boards[0][:8])).long()
+    config = SolveConfig(rollouts=4, noise=1.0, start="random", select="verifier", max_segments=8, rollouts_at_once=1)
+    one, many = (solve(model, ids, config, batch_size=size) for size in (1, 16))
+    assert torch.equal(one.sequences, many.sequences)
+    for found in (one, many):
+        assert {rollout.score for rollouts in found.rollouts for rollout in rollouts} <= {0.0, 1.0}
+
+
+def test_a_grid_without_rules_is_answered_not_solved(capsys, make_model, tmp_path):
+    folder = tmp_path / "grid"
+    make_model(puzzle="grid-2x2", puzzle_options={"symbols": "abc"}, vocab_size=4, seq_len=4).save_pretrained(folder)
+    build_tokenizer(get_puzzle("grid-2x2", symbols="abc")).save_pretrained(folder)
+    status, out, _ = run_command(capsys, "solve", "abca", "--model", folder)
+    assert (status, out.split("   ")[0]) == (0, "answered, which no rules can check")
+    file = write_csv(tmp_path / "boards.csv", ["abca", "ab"], ["abca", "abca"])
+    assert (
+        "2 boards answered, which no rules can check, 1 breaking the rules"
+        in run_command(capsys, "solve", file, "--model", folder)[1]
+    )
+
+
+def test_outputs_that_stand_in_the_way(capsys, checkpoint, boards, tmp_path):
+    file = write_csv(tmp_path / "boards.csv", boards[0][:2], boards[1][:2])
+    words = ["solve", file, "--model", checkpoint, "--budget", "8", "--output"]
+    (tmp_path / "foreign.parquet").write_bytes(b"mine")
+    for output, said in ((tmp_path / "foreign.parquet", "foreign.parquet exists; remove it, or choose another"),
+                         (tmp_path / "no" / "where.csv", "but there is no folder")):  # fmt: skip
+        status, _, error = run_command(capsys, *words, output)
+        assert status == 2
+        assert said in error
+    assert (tmp_path / "foreign.parquet").read_bytes() == b"mine"
+    assert "budget is 0" in run_command(capsys, *words, tmp_path / "a.csv", "--budget", "0")[2]
+    assert "no solve_config.json" in run_command(capsys, *words, tmp_path / "a.csv", "--mode", "calibrated")[2]

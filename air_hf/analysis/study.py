@@ -11,9 +11,8 @@ from air_hf.analysis.probes import ProbeAccuracy, fit_probes
 from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of, study_roles
 from air_hf.analysis.tracing import puzzles_within
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
-from air_hf.files import sha256
 from air_hf.hub import CheckpointError, load_model, training_facts
-from air_hf.hub.loading import find_file
+from air_hf.hub.loading import weights_sha256
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.modeling_air import check_max_segments
@@ -127,15 +126,6 @@ def _variant(checkpoint: str, config, **place) -> str:
     return (recorded.get("arguments") or recorded).get("variant") or find_variant(config)
 
 
-def weights_sha256(checkpoint: str, **place) -> str:
-    """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        path = find_file(checkpoint, name, **place)
-        if path is not None:
-            return sha256(path)
-    raise CheckpointError(f"{checkpoint} holds no model.safetensors")
-
-
 def run_study(
     model: AIRForPuzzleSolving,
     puzzles: PuzzleSet,
@@ -222,4 +212,4 @@ def _what_to_skip(
     return skipped
 
 
-__all__ = ["PAPER_PARTS", "PARTS", "Study", "load_study", "run_study", "weights_sha256"]
+__all__ = ["PAPER_PARTS", "PARTS", "Study", "load_study", "run_study"]

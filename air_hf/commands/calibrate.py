@@ -9,6 +9,7 @@ from air_hf.data import load_puzzles
 from air_hf.files import write_text
 from air_hf.hub import load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
+from air_hf.parsing import count, seed
 from air_hf.puzzles import puzzle_of
 from air_hf.solving.calibration import Calibration, calibrate, draw_calibration, run_segments
 
@@ -19,12 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--model", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository")
     add_place_options(parser)
     parser.add_argument("--data", required=True, help="CSV file of puzzles with answers, or a folder with test.csv")
-    parser.add_argument("--limit", type=int, help="a random sample of this many of them")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--max_segments", type=int, help="segments without an exit (default: the checkpoint's)")
+    parser.add_argument("--limit", type=count, help="a random sample of this many of them")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sample")
+    parser.add_argument("--max_segments", type=count, help="segments without an exit (default: the checkpoint's)")
     tolerance = "share of the puzzles that an early exit may lose (default 0)"
     parser.add_argument("--tolerance", type=float, default=0.0, help=tolerance)
-    parser.add_argument("--batch_size", type=int, default=64, help="puzzles at a time")
+    parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time")
     parser.add_argument("--device", type=device, default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
     output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
     parser.add_argument("--output", type=Path, help=output)

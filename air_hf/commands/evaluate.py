@@ -11,6 +11,7 @@ from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.evaluation import evaluate_model
 from air_hf.files import check_place, write_text
 from air_hf.hub import load_model, training_facts
+from air_hf.parsing import count, seed
 from air_hf.puzzles import puzzle_of
 from air_hf.runs.data import load_dataset, load_files
 from air_hf.solving import evaluate_solving
@@ -25,10 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     source.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`; its test split")
     parser.add_argument("--dataset_config", help="configuration of the data set (default: its default one)")
     parser.add_argument("--dataset_revision", help="branch, tag or commit of the data set (default: main)")
-    parser.add_argument("--limit", type=int, help="score a random sample of this many puzzles")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default %(default)s)")
-    parser.add_argument("--max_segments", type=int, help="segments to run (default: the checkpoint's)")
-    parser.add_argument("--batch_size", type=int, default=256, help="boards at a time (default %(default)s)")
+    parser.add_argument("--limit", type=count, help="score a random sample of this many puzzles")
+    parser.add_argument("--seed", type=seed, default=0, help="of the sample (default %(default)s)")
+    parser.add_argument("--max_segments", type=count, help="segments to run (default: the checkpoint's)")
+    parser.add_argument("--batch_size", type=count, default=256, help="boards at a time (default %(default)s)")
     add_options(parser, mode="plain", without=("max_segments", "seed"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")

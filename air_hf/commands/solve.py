@@ -1,9 +1,7 @@
-"""`air-hf solve`: one board drawn, or a file of boards solved into another, which the same command completes.
-
-The results do not record which checkpoint they are of, nor how it solved: for another one, choose another --output.
-"""
+"""`air-hf solve`: one board drawn, or a file of boards solved into another, which the same command completes."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from accelerate import PartialState
 
 from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
+from air_hf.hub.loading import weights_sha256
 from air_hf.parsing import count
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
@@ -33,7 +32,8 @@ _PATIENCE = timedelta(days=7)  # of processes that are done with those that are 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     parser.epilog = (
         "Exit status: 0 if every board was solved validly, 1 if some were not, 2 for bad input, 75 if stopped. "
-        "On several processes: accelerate launch --num_processes N -m air_hf.cli solve ..."
+        "On several processes: accelerate launch --num_processes N -m air_hf.cli solve ...; on CPUs: torchrun "
+        "--nproc_per_node N -m air_hf.cli solve ..."
     )
     source = "board as text, CSV or Parquet file with a column question, or - for standard input, a board a line"
     results = "CSV or Parquet file of the results; rows it has are kept (default: x.solved.csv for x.csv)"
@@ -124,7 +124,8 @@ def _solve_board(args: argparse.Namespace) -> int:
     took = f"{found.num_segments} segment{'s' * (found.num_segments != 1)}"
     if found.num_calls > found.num_segments:
         took += f" of {found.num_calls} in {len(found.rollouts)} rollouts"
-    print(f"{'solved' if error is None else f'not solved: {error}'}   (confidence {confidence:.1%}, {took})")
+    solved = "solved" if puzzle.rules.checks_answers else "answered, which no rules can check"
+    print(f"{solved if error is None else f'not solved: {error}'}   (confidence {confidence:.1%}, {took})")
     print_boards(
         [
             ("question", puzzle.draw_text(question, question)),
@@ -147,11 +148,15 @@ def _solve_rows(
     args: argparse.Namespace, rows: Iterator[Row], source: str, output: Path | None, total: int | None
 ) -> int:
     """Solves what `output` does not have yet and says how it went; to standard output if there is no `output`."""
-    state = PartialState(timeout=_PATIENCE) if args.device is None else PartialState(cpu=args.device.type == "cpu")
+    state = _processes(args)
     if state.num_processes > 1 and args.boards == _STDIN:
         raise ValueError("standard input is read by one process; write the boards to a file")
     work = FileWork(rows, source, output, total, state)
     engine, puzzle, config = _load(args, state.device)
+    work.check_how(
+        {"model": args.model, "weights_sha256": weights_sha256(args.model, **place_of(args)),
+         "dtype": str(engine.model.dtype).removeprefix("torch."), "solve": dataclasses.asdict(config)}
+    )  # fmt: skip
     try:
         tally, speed = work.solve(engine, puzzle)
     except KeyboardInterrupt:
@@ -163,4 +168,14 @@ def _solve_rows(
         said = f"{tally}; {describe(config)}"
         # Standard output holds the results where there is no file of them.
         print(said if output is None else f"{said}; written to {output}", file=sys.stderr if output is None else None)
-    return 0 if tally.complete else 1
+    # A launcher that sees one process fail ends the others; only the first one speaks for all.
+    return 0 if tally.complete or not state.is_main_process else 1
+
+
+def _processes(args: argparse.Namespace) -> PartialState:
+    """This process among those that a launcher started.
+
+    Where there is no accelerator it must be said that they are on the CPU: each would take itself for the only one.
+    """
+    on_cpu = not torch.accelerator.is_available() if args.device is None else args.device.type == "cpu"
+    return PartialState(cpu=on_cpu, timeout=_PATIENCE)

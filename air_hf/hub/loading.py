@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from air_hf.files import sha256
 from air_hf.hub.shipped import resolve_checkpoint
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
@@ -117,6 +118,15 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
             f"({describe_error(error)})"
         ) from error
     return None if path is None else Path(path)
+
+
+def weights_sha256(checkpoint: str | Path, **place) -> str:
+    """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        path = find_file(checkpoint, name, **place)
+        if path is not None:
+            return sha256(path)
+    raise CheckpointError(f"{checkpoint} holds no model.safetensors")
 
 
 def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrainedTokenizerFast:

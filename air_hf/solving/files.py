@@ -1,5 +1,6 @@
 """A file or stream of boards solved into a file of results, by one process or several, and gone on with."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from air_hf.files import write_text
 from air_hf.modeling.solving_air import SolvingEngine
+from air_hf.modeling.weights_air import read_json_object
 from air_hf.puzzles import Puzzle
 from air_hf.puzzles.reading import DataError
 from air_hf.solving.results import COLUMNS, Tally, format_row, join, journals
@@ -35,12 +38,41 @@ class FileWork:
     def __init__(self, rows: Iterator[Row], source: str, output: Path | None, total: int | None, state: PartialState):
         if output is not None and output.parent.is_file():
             raise ValueError(f"--output is {output}, but {output.parent} is a file")
+        if output is not None and not output.parent.is_dir():
+            raise ValueError(f"--output is {output}, but there is no folder {output.parent}")
         self.source, self.output, self.state = source, output, state
         processes, rank = state.num_processes, state.process_index
         self._parts = [] if output is None else journals(output, processes)
         self._journal = self._parts[rank] if self._parts else None
         self._rows = islice(rows, rank, None, processes)
+        self._how: tuple[Path, str] | None = None  # to be written
         self._total = total and len(range(rank, total, processes))
+
+    def check_how(self, how: dict) -> None:
+        """Compares how boards are solved with what is written beside the results, or has it written with the first.
+
+        Args:
+            how (`dict`): whatever a result depends on, for JSON; "model" is only told, the others are compared.
+
+        Raises:
+            DataError: the results that are there were made in another way.
+        """
+        if self.output is None:
+            return
+        path = self.output.with_name(f"{self.output.name}.how.json")
+        begun = any(part.path.exists() for part in self._parts)
+        if begun and path.exists():
+            before = read_json_object(path)
+            for name in how.keys() - {"model"}:
+                if before.get(name) != how[name]:
+                    raise DataError(
+                        f"{self.output} was begun with another {name.replace('_', ' ')} ({before.get('model')}; "
+                        f"{path.name} says how); go on as it was begun, choose another --output, or remove both"
+                    )
+        elif begun:
+            print(f"note: it is not recorded how the rows in {self.output} were solved", file=sys.stderr)
+        elif self.state.is_main_process:
+            self._how = path, json.dumps(how, indent=2) + "\n"
 
     def solve(self, engine: SolvingEngine, puzzle: Puzzle) -> tuple[Tally, float]:
         """Solves what the results do not have yet.
@@ -73,6 +105,7 @@ class FileWork:
             raise DataError(f"{self.source} holds no boards")
         if self.state.is_main_process and self._parts:
             join(self._parts, self.output)
+        self.state.wait_for_everyone()  # a process that ends before the results are joined may take the others along
         return tally, speed
 
     def _run(self, engine: SolvingEngine, puzzle: Puzzle, tally: Tally) -> Iterator[Result]:
@@ -80,6 +113,9 @@ class FileWork:
         with tqdm(total=self._total, initial=tally.boards, unit="board", disable=None) as progress:  # on a terminal
             for row, result in solve_rows(engine, puzzle, self._rows):
                 tally.add(row, result)
+                if self._how is not None:
+                    write_text(*self._how)
+                    self._how = None
                 yield result
                 progress.update()
 

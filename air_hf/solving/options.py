@@ -70,6 +70,10 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
             chosen["q_halt_threshold"] = stored.q_halt_threshold
         config = SolveConfig.adaptive(**(chosen | given))
     else:
+        if args.mode == "calibrated" and stored == SolveConfig():
+            raise ValueError(
+                "--mode calibrated, but the checkpoint has no solve_config.json; `air-hf calibrate` makes one"
+            )
         config = dataclasses.replace(stored if args.mode == "calibrated" else SolveConfig(), **given)
     if "q_halt_threshold" in given and config.early_exit not in ("q_halt", "trained"):
         raise ValueError(

@@ -97,7 +97,7 @@ class Journal:
         self._cut_unfinished()
         for index, result in enumerate(self.read()):
             row, number = next(rows, None), self.first + index * self.every + 1
-            if row is None or result.question != (row.question or ""):
+            if row is None or result.question != str(row.question or ""):
                 raise DataError(
                     f"{self.path}, row {index + 1}: the question is not that of row {number} of {source}; "
                     "remove the file, or choose another --output"
@@ -150,7 +150,7 @@ def journals(output: Path, processes: int) -> list[Journal]:
     """Where each process writes; a single one writes CSV in its place at once.
 
     Raises:
-        DataError: there are journals of another number of processes.
+        DataError: there are journals of another number of processes, or a finished or foreign file.
         ValueError: something that is no file is in the way.
     """
     check_place(output)
@@ -165,6 +165,9 @@ def journals(output: Path, processes: int) -> list[Journal]:
             raise DataError(f"{path} is of another number of processes; go on with as many, or remove it")
     for journal in found:
         check_place(journal.path)
+    is_joined = [journal.path for journal in found] != [output]
+    if is_joined and output.exists() and not any(journal.path.exists() for journal in found):
+        raise DataError(f"{output} exists; remove it, or choose another --output")
     return found
 
 

@@ -41,7 +41,8 @@ class Result(NamedTuple):
 
 
 def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
-    """Solves boards in a stream; at most a few more than the engine has slots are held at a time."""
+    """Solves boards in a stream. A result waits for those of the boards before it: while one board takes its budget, as
+    many as the other slots solve meanwhile are held."""
     numbered = enumerate(rows)
     ready: dict[int, tuple[Row, Result]] = {}
     places: dict[int, tuple[int, Row]] = {}  # of the engine's puzzles that are not solved yet
@@ -55,7 +56,8 @@ def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> It
             try:
                 board = read_question(puzzle, row.question)
             except PuzzleError as error:
-                ready[number] = row, Result(row.question or "", None, False, 0.0, 0, 0, str(error))
+                valid = False if puzzle.rules.checks_answers else None
+                ready[number] = row, Result(str(row.question or ""), None, valid, 0.0, 0, 0, str(error))
                 bad += 1
                 if bad == _MOST_BAD:
                     return
@@ -158,7 +160,7 @@ def _rows_of(records: Iterable[dict], name: str, config: str | None, split: str)
 def read_lines(file=None) -> Iterator[Row]:
     """Boards from standard input, one a line."""
     for line in sys.stdin if file is None else file:
-        if board := line.rstrip("\r\n"):
+        if board := line.rstrip("\r\n").removeprefix("\ufeff"):
             yield Row(board, None)
 
 
@@ -182,4 +184,7 @@ def check_header(header: list[str], name: str | Path) -> None:
 
 
 def _row(record: dict) -> Row:
-    return Row(record["question"], record.get("answer") or None)
+    answer = record.get("answer") or None
+    if not isinstance(answer, str | None):
+        raise DataError(f"the answer {str(answer)[:40]} is of type {type(answer).__name__}; expected text")
+    return Row(record["question"], answer)
