@@ -239,14 +239,14 @@ def _segment_axis(axes, count: int, per_segment: int) -> np.ndarray:
     first, last = 1 / per_segment - 1, count / per_segment - 1
     margin = min(0.5 / per_segment, 0.03 * (last - first + 1))
     axes.set(xlabel="after segment", xlim=(first - margin, last + margin))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return (np.arange(count) + 1) / per_segment - 1
 
 
 def _line(axes, x: np.ndarray, y: np.ndarray, level: str, label: str | None = None, style: str = "-") -> None:
     """A line of a state; z_L's is thin above the wide one of z_H, so that both show where they coincide, at 0 too."""
-    width = _WIDTHS[level]
-    axes.plot(x, y, style, color=COLORS[level], linewidth=width, label=label or NAMES[level], clip_on=False, zorder=3)
+    (line,) = axes.plot(x, y, style, color=COLORS[level], label=label or NAMES[level], clip_on=False, zorder=3)
+    line.set(linewidth=_WIDTHS[level], marker="o" if len(x) == 1 else "", markersize=3 * _WIDTHS[level])
 
 
 def _curve(
@@ -320,7 +320,7 @@ def draw_segments(study: Study) -> Figure:
     for axes in (left, middle):
         axes.set_xlim(-0.5, len(ends) - 0.5)
     for axis in (left.xaxis, middle.xaxis, middle.yaxis, right.xaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend_below(figure, left)
     return figure
 
@@ -437,7 +437,7 @@ def _draw_shares(axes, puzzle: Puzzle, question: np.ndarray, shades: np.ndarray)
         if luminance[row * puzzle.columns + column] < 0.18:  # where white has the higher contrast (WCAG)
             text.set_color("white")
     for marks in axes.collections:  # those of a maze
-        marks.set(edgecolor="white", linewidth=1)
+        marks.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
 def _frame_cell(axes, puzzle: Puzzle, cell: int, color: str) -> None:
