@@ -434,7 +434,8 @@ def _draw_shares(axes, puzzle: Puzzle, question: np.ndarray, shades: np.ndarray)
     luminance = on_white**2.2 @ (0.2126, 0.7152, 0.0722)
     for text in axes.texts:
         column, row = (int(np.floor(at - start)) for at, start in zip(text.get_position(), (left, top), strict=True))
-        if luminance[row * puzzle.columns + column] < 0.18:  # where white has the higher contrast (WCAG)
+        inside = 0 <= row < puzzle.rows and 0 <= column < puzzle.columns  # a family may write beside its board
+        if inside and luminance[row * puzzle.columns + column] < 0.18:  # where white has the higher contrast (WCAG)
             text.set_color("white")
     for marks in axes.collections:  # those of a maze
         marks.set_path_effects([withStroke(linewidth=2, foreground="white")])
