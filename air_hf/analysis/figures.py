@@ -14,11 +14,16 @@ import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from air_hf.analysis.attention import attention_maps
 from air_hf.analysis.dynamics import MODES, solution_modes
+from air_hf.analysis.roles import puzzle_ids_of
 from air_hf.analysis.statistics import Z_95
 from air_hf.analysis.study import Study
 from air_hf.analysis.tracing import Trace, trace
@@ -30,6 +35,7 @@ from air_hf.puzzles import Puzzle
 COLORS = {"H": "#0072B2", "L": "#D55E00", "control": "#009E73", "adjacent": "#CC79A7"}
 NAMES = {"H": "$z_H$", "L": "$z_L$"}
 _GREY = "#767676"
+_WIDTHS = {"H": 3.2, "L": 1.4}
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -45,6 +51,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 _BOARDS_IN_GRID = 8
+_SHADE = 0.75  # opacity of attention over a board
 _GIF_SECONDS = 0.5  # of a frame
 
 
@@ -86,7 +93,8 @@ def draw_study(
         raise ValueError(f"board is {index}; the puzzles studied are 0 to {len(puzzles) - 1}")
     question, answer = puzzles.questions[index], puzzles.answers[index]
     segments = study.facts["segments"]
-    one = trace(model, torch.from_numpy(question[None]).long(), max_segments=segments)
+    puzzle_ids = puzzle_ids_of(puzzles, slice(index, index + 1))
+    one = trace(model, torch.from_numpy(question[None]).long(), puzzle_ids, max_segments=segments)
     drawings: dict[str, Callable[[], Figure]] = {
         "boards": lambda: draw_boards(puzzles.puzzle, question, answer, one),
         "roles": lambda: draw_roles(study),
@@ -97,7 +105,7 @@ def draw_study(
     if study.contrasts is not None:
         drawings["attention"] = lambda: draw_contrasts(study)
         drawings["attention-example"] = lambda: draw_attention_example(
-            model, puzzles.puzzle, question, answer, segments
+            model, puzzles.puzzle, question, answer, segments, puzzle_ids
         )
     if study.probe is not None:
         drawings["probe"] = lambda: draw_probe(study)
@@ -113,10 +121,23 @@ def draw_study(
 
 
 def telling_puzzle(study: Study) -> int:
-    """The puzzle that is right at the end and took the most segments; where none is, the one with the fewest errors."""
+    """The puzzle that is right at the end and took the most segments; where none is, the one with the fewest errors.
+
+    Right is the whole board: in a maze every open cell may be, and a wall not. Ties go to the states that change most.
+    """
     ends = study.roles.trace.segment_ends
     exact, right = study.roles.roles["H"].exact[ends], study.roles.roles["H"].accuracy[-1]
-    return int(np.lexsort((-(exact == 0).sum(0), 1 - right))[0])
+    changes = sum(later_changes(study, level).sum(0) for level in "HL")
+    return int(np.lexsort((-changes, -(exact == 0).sum(0), 1 - right, exact[-1] == 0))[0])
+
+
+def later_changes(study: Study, level: str) -> np.ndarray:
+    """Cells that decode to another symbol at each write of a level but the first (writes - 1, B).
+
+    The first leaves the board that the initial state decodes to, the same for every cell, and says nothing.
+    """
+    roles, writes = study.roles.roles[level], np.array(study.roles.trace.writes(level)[1:], dtype=int)
+    return (roles.content_changes + roles.mask_flips)[writes - 1]
 
 
 def draw_board(axes, puzzle: Puzzle, board: np.ndarray, question: np.ndarray, answer: np.ndarray | None = None) -> None:
@@ -155,20 +176,20 @@ def draw_boards(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: Tra
         for column, segment in enumerate(shown, start=1):
             board = t.symbols(level)[ends[segment], puzzle_index].numpy()
             draw_board(axes[row, column], puzzle, board, question, answer)
-            axes[row, column].set_xlabel(_verdict(board, answer, puzzle))
+            axes[row, column].set_xlabel("\n".join(_verdict(board, answer, puzzle)))
     for column, segment in enumerate(shown, start=1):
         q_halt = float(t.q_halt[ends[segment], puzzle_index])
-        axes[0, column].set_title(f"segment {segment}\n$q_{{halt}}$ {q_halt:+.1f}")
+        axes[0, column].set_title(f"segment {segment}\n$q_{{halt}}$ ${q_halt:+.1f}$")
     axes[0, 0].set_title("question")
     axes[0, -1].set_title("solution")
     return figure
 
 
-def _verdict(board: np.ndarray, answer: np.ndarray, puzzle: Puzzle) -> str:
+def _verdict(board: np.ndarray, answer: np.ndarray, puzzle: Puzzle) -> list[str]:
     held = int(((board != answer) & (board == puzzle.held_back)).sum())
     wrong = int((board != answer).sum()) - held
     said = ([f"{wrong} wrong"] if wrong else []) + ([f"{held} held back"] if held else [])
-    return ", ".join(said) or "solved"
+    return said or ["solved"]
 
 
 def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: Trace, path: Path) -> Path:
@@ -192,7 +213,8 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
             axes.clear()
             board = boards[level][frame]
             draw_board(axes, puzzle, board, question, answer)
-            axes.set_title(f"{NAMES[level]}   {_verdict(board, answer, puzzle)}", color=COLORS[level], fontsize=13)
+            verdict = ", ".join(_verdict(board, answer, puzzle))
+            axes.set_title(f"{NAMES[level]}   {verdict}", color=COLORS[level], fontsize=13)
         axes = grid["c"]
         axes.clear()
         for level in "HL":
@@ -213,77 +235,99 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
 
 
 def _segment_axis(axes, count: int, per_segment: int) -> np.ndarray:
-    """Positions of `count` updates on an axis of segments, which is labelled."""
-    axes.set_xlabel("segments run")
-    return (np.arange(count) + 1) / per_segment
+    """Positions of `count` updates on a labelled axis, on which a segment, counted from 0, ends at its number."""
+    first, last = 1 / per_segment - 1, count / per_segment - 1
+    margin = min(0.5 / per_segment, 0.03 * (last - first + 1))
+    axes.set(xlabel="after segment", xlim=(first - margin, last + margin))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return (np.arange(count) + 1) / per_segment - 1
 
 
-def _curve(axes, x: np.ndarray, values: np.ndarray, level: str, label: str | None = None, style: str = "-") -> None:
-    """Mean over puzzles (U, B) with the 95 % interval."""
+def _line(axes, x: np.ndarray, y: np.ndarray, level: str, label: str | None = None, style: str = "-") -> None:
+    """A line of a state; z_L's is thin above the wide one of z_H, so that both show where they coincide, at 0 too."""
+    (line,) = axes.plot(x, y, style, color=COLORS[level], label=label or NAMES[level], clip_on=False, zorder=3)
+    line.set(linewidth=_WIDTHS[level], marker="o" if len(x) == 1 else "", markersize=3 * _WIDTHS[level])
+
+
+def _curve(
+    axes, x: np.ndarray, values: np.ndarray, level: str, label: str | None = None, style: str = "-", top: float = np.inf
+) -> None:
+    """Mean over puzzles (U, B) with the 95 % interval, which no value above `top` can be in."""
     mean, half = values.mean(1), Z_95 * values.std(1, ddof=1) / values.shape[1] ** 0.5 if values.shape[1] > 1 else 0
-    axes.plot(x, mean, style, color=COLORS[level], label=label or NAMES[level])
-    axes.fill_between(x, mean - half, mean + half, color=COLORS[level], alpha=0.18, linewidth=0)
+    _line(axes, x, mean, level, label, style)
+    axes.fill_between(x, mean - half, np.minimum(mean + half, top), color=COLORS[level], alpha=0.18, linewidth=0)
+
+
+def _legend_below(place, *sources) -> None:
+    """What axes label, each once, below all that is drawn: of a figure, or of axes if `place` is some."""
+    found = {}
+    for axes in sources:
+        found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if isinstance(place, Figure):
+        place.legend(found.values(), found.keys(), ncols=max(len(found), 1), loc="outside lower center")
+    else:
+        place.legend(found.values(), found.keys(), ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def draw_roles(study: Study) -> Figure:
     """Four curves over the updates: cells right, cells held back, cells that change, and how far the states move."""
-    figure = new_figure(10, 6)
+    figure = new_figure(10, 6.3)
     axes = figure.subplots(2, 2)
     t = study.roles.trace
     per_segment = study.facts["updates"] // study.facts["segments"]
-    for level, roles in study.roles.roles.items():
-        x = _segment_axis(axes[0, 0], len(t.moments), per_segment)
-        at = np.array(t.writes(level))
-        for place, values in ((axes[0, 0], roles.accuracy), (axes[0, 1], roles.held_back)):
-            _curve(place, x[at[0] :], 100 * values[at[0] :], level)
-        moved = (roles.content_changes + roles.mask_flips)[np.maximum(at - 1, 0)].astype(float)
-        _curve(axes[1, 0], x[at][at > 0], moved[at > 0], level)
-        _curve(axes[1, 1], x[at], t.change[at].numpy(), level)
     for place, title, unit in (
         (axes[0, 0], "Right among the open cells", "%"),
         (axes[0, 1], "Held back among the open cells", "%"),
-        (axes[1, 0], "Cells that decode to another symbol than before", "cells an update"),
+        (axes[1, 0], "Cells that decode to another symbol than before", "cells an update,\nwithout the first write"),
         (axes[1, 1], "Relative change of the state", "‖z − z′‖ / ‖z′‖"),
     ):
         place.set(title=title, ylabel=unit)
-        _segment_axis(place, 0, 1)
+        x = _segment_axis(place, len(t.moments), per_segment)
+    for level, roles in study.roles.roles.items():
+        at = np.array(t.writes(level))
+        for place, values in ((axes[0, 0], roles.accuracy), (axes[0, 1], roles.held_back)):
+            _curve(place, x[at[0] :], 100 * values[at[0] :], level, top=100)
+        _curve(axes[1, 0], x[at[1:]], later_changes(study, level).astype(float), level)
+        _curve(axes[1, 1], x[at], t.change[at].numpy(), level)
     axes[0, 0].set_ylim(0, 103)
-    axes[0, 1].set_ylim(bottom=-1)
-    axes[1, 0].set_ylim(bottom=0)
+    for place in (axes[0, 1], axes[1, 0]):
+        place.set_ylim(0, max(1, place.get_ylim()[1]))  # where all is 0, matplotlib's own range is around it
     axes[1, 1].set_yscale("log")
-    axes[0, 0].legend(loc="lower right")
+    _legend_below(figure, axes[0, 0])
     return figure
 
 
 def draw_segments(study: Study) -> Figure:
     """Accuracy by segment, when the model would halt, and how puzzles are solved."""
-    figure = new_figure(11, 3.4)
+    figure = new_figure(11, 3.7)
     left, middle, right = figure.subplots(1, 3)
     ends, halts = study.roles.trace.segment_ends, study.roles.trace.halts.numpy()
     numbers = np.arange(len(ends))
     for level in "HL":
-        _curve(left, numbers, 100 * study.roles.roles[level].exact[ends], level)
+        _curve(left, numbers, 100 * study.roles.roles[level].exact[ends], level, top=100)
     left.set(title="Boards that are right", xlabel="after segment", ylabel="%", ylim=(0, 103))
-    left.legend()
     halted_at = np.where(halts.any(0), halts.argmax(0), len(ends) - 1)
     middle.bar(numbers, np.bincount(halted_at, minlength=len(ends)), color=COLORS["H"])
     never = int((~halts.any(0)).sum())
     middle.set(title=f"First wish to halt ({never} never)", xlabel="after segment", ylabel="puzzles")
     counts = np.bincount(solution_modes(study.roles), minlength=len(MODES))
-    bars = right.barh(MODES, counts, color=[COLORS["H"], "#56B4E9", "#E69F00", COLORS["L"]])
+    bars = right.barh(MODES, counts, color=_GREY)
     right.bar_label(bars, padding=3)
     right.invert_yaxis()
     right.set(title="How puzzles are solved", xlabel="puzzles")
     right.set_xlim(right=max(counts) * 1.15)
     right.grid(False, axis="y")
     for axes in (left, middle):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.5, len(ends) - 0.5)
+    for axis in (left.xaxis, middle.xaxis, middle.yaxis, right.xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend_below(figure, left)
     return figure
 
 
 def draw_freeze(study: Study) -> Figure:
     """Content changes of both states and accuracy, undisturbed and with a state held at its start."""
-    figure = new_figure(9, 3.4)
+    figure = new_figure(9, 3.7)
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     conditions = {"none": study.roles} | study.frozen
     labels = ["undisturbed", *(f"{NAMES[level]} held" for level in study.frozen)]
@@ -296,28 +340,33 @@ def draw_freeze(study: Study) -> Figure:
         ]
         errors = [0 if mean == 0 else total.interval for mean, total in zip(means, totals, strict=True)]
         bars = left.bar(places + shift, means, 0.38, yerr=errors, capsize=3, color=COLORS[level], label=NAMES[level])
-        left.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
-    left.set(title="Content changes in a rollout", ylabel="cells", xticks=places)
+        said = [
+            "held" if level in c.frozen else f"{mean:.1f}" for c, mean in zip(conditions.values(), means, strict=True)
+        ]
+        left.bar_label(bars, said, padding=2, fontsize=9)
+    left.set(title="Content changes in a rollout", ylabel="cells, mean over puzzles")
     left.margins(y=0.15)
+    left.set_ylim(bottom=0)  # an interval that reaches below would lift the bars off the axis
     left.set_xticks(places, labels)
-    left.legend()
     exact = [100 * condition.roles["H"].final("exact").mean for condition in conditions.values()]
-    bars = right.bar(places, exact, 0.6, color=COLORS["H"])
+    bars = right.bar(places, exact, 0.6, color=_GREY)
     right.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
     right.set(title="Boards solved at the end", ylabel="%", ylim=(0, 112), yticks=(0, 25, 50, 75, 100))
     right.set_xticks(places, labels)
     for axes in (left, right):
         axes.grid(False, axis="x")
+    _legend_below(figure, left)
     return figure
 
 
 def draw_contrasts(study: Study) -> Figure:
     """L − H by layer with 95 % intervals over puzzles, for the first neighbourhood, entropy and violations."""
     found = study.contrasts
-    names = {found.names[0]: f"Mass in the neighbourhood ({found.names[0]}), L − H"}
-    names |= {"entropy": "Entropy of attention, H − L", "violation": "Mass on violations, L − H"}
-    figure = new_figure(11, 3.5)
-    for axes, (name, title) in zip(figure.subplots(1, 3), names.items(), strict=True):
+    names = {found.names[0]: (f"Mass in the neighbourhood ({found.names[0]}), L − H", "share of attention")}
+    names["entropy"] = ("Entropy of attention, H − L", "share of log S, its maximum")
+    names["violation"] = ("Mass on violations, L − H", "share of attention")
+    figure = new_figure(12, 3.8)
+    for axes, (name, (title, unit)) in zip(figure.subplots(1, 3), names.items(), strict=True):
         axes.axhline(0, color=_GREY, linewidth=1)
         for shift, kind in ((-0.08, "control"), (0.08, "adjacent")):
             numbers = [found.summary(layer, kind, name) for layer in found.layers]
@@ -330,100 +379,152 @@ def draw_contrasts(study: Study) -> Figure:
                 x, mean, half = zip(*some, strict=True)
                 marker = "o" if kind == "control" else "s"
                 axes.errorbar(x, mean, half, fmt=marker, color=COLORS[kind], capsize=3, label=f"{kind} queries")
-        axes.set(title=title, xlabel="layer", xticks=found.layers, xlim=(found.layers[0] - 0.5, found.layers[-1] + 0.5))
+        axes.set(title=title, xlabel="layer", ylabel=unit, xticks=found.layers)
+        axes.set_xlim(found.layers[0] - 0.5, found.layers[-1] + 0.5)
         axes.grid(False, axis="x")
         if not axes.containers:
             axes.set(xticks=[], yticks=[])
             axes.text(0.5, 0.5, "no query is next\nto a violation", ha="center", transform=axes.transAxes, color=_GREY)
         axes.margins(y=0.25)
-    figure.axes[0].set_ylabel("share of attention")
-    figure.axes[0].legend()
+    _legend_below(figure, *figure.axes)
     return figure
 
 
 def draw_attention_example(
-    model: AIRForPuzzleSolving, puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, max_segments: int
+    model: AIRForPuzzleSolving,
+    puzzle: Puzzle,
+    question: np.ndarray,
+    answer: np.ndarray,
+    max_segments: int,
+    puzzle_ids: torch.LongTensor | None = None,
 ) -> Figure:
     """Where one open cell looks, in every layer, at the first L- and the first H-update of a middle segment."""
     segment = max_segments // 2
     ids = torch.from_numpy(question[None]).long()
-    maps = {level: attention_maps(model, ids, f"{segment}.{level}.0", max_segments=max_segments)[0] for level in "LH"}
+    shares = {}  # of the layers, heads averaged
     open_cells = np.flatnonzero(question != answer)
     cell = int(open_cells[len(open_cells) // 2])
+    for level in "LH":
+        update = f"{segment}.{level}.0"
+        maps = attention_maps(model, ids, update, puzzle_ids=puzzle_ids, max_segments=max_segments)[0]
+        shares[level] = maps[:, :, cell].mean(1).numpy()
+    shades = ScalarMappable(Normalize(0, max(values.max() for values in shares.values())), "viridis_r")
     layers = model.config.num_hidden_layers
     figure = new_figure(2.5 * layers + 1, 5.6)
     grid = figure.subplots(2, layers, squeeze=False)
-    shares = {level: rows[:, :, cell].mean(1).numpy() for level, rows in maps.items()}  # heads averaged
-    top = max(values.max() for values in shares.values())
     for row, level in enumerate("LH"):
         for layer in range(layers):
             axes = grid[row, layer]
-            axes.grid(False)
-            puzzle.draw_picture(axes, question, question)
-            image = axes.imshow(
-                shares[level][layer].reshape(puzzle.rows, puzzle.columns), cmap="viridis_r", vmin=0, vmax=top,
-                extent=(*axes.get_xlim(), *axes.get_ylim()), alpha=0.75, zorder=0.5,
-            )  # fmt: skip
-            left, upper = min(axes.get_xlim()), min(axes.get_ylim())
-            corner = (left + cell % puzzle.columns, upper + cell // puzzle.columns)
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLORS["L"], linewidth=3, zorder=4))
+            _draw_shares(axes, puzzle, question, shades.to_rgba(shares[level][layer]))
+            _frame_cell(axes, puzzle, cell, COLORS[level])
             axes.set_title(f"{level}-update, layer {layer}", color=COLORS[level])
-    figure.colorbar(image, ax=grid, shrink=0.7, label="share of attention (heads averaged)")
+    figure.colorbar(shades, ax=grid, shrink=0.7, label="share of attention (heads averaged)")
     figure.suptitle(f"Where the framed cell looks in segment {segment}", fontsize=12)
     return figure
 
 
+def _draw_shares(axes, puzzle: Puzzle, question: np.ndarray, shades: np.ndarray) -> None:
+    """The question on cells of given colours (S, 4), its symbols light where a colour is dark."""
+    axes.grid(False)
+    puzzle.draw_picture(axes, question, question)
+    extent = (*axes.get_xlim(), *axes.get_ylim())
+    axes.imshow(shades.reshape(puzzle.rows, puzzle.columns, 4), extent=extent, alpha=_SHADE, zorder=0.5)
+    left, top = min(axes.get_xlim()), min(axes.get_ylim())
+    on_white = _SHADE * shades[:, :3] + 1 - _SHADE
+    luminance = on_white**2.2 @ (0.2126, 0.7152, 0.0722)
+    for text in axes.texts:
+        column, row = (int(np.floor(at - start)) for at, start in zip(text.get_position(), (left, top), strict=True))
+        inside = 0 <= row < puzzle.rows and 0 <= column < puzzle.columns  # a family may write beside its board
+        if inside and luminance[row * puzzle.columns + column] < 0.18:  # where white has the higher contrast (WCAG)
+            text.set_color("white")
+    for marks in axes.collections:  # those of a maze
+        marks.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def _frame_cell(axes, puzzle: Puzzle, cell: int, color: str) -> None:
+    left, top = min(axes.get_xlim()), min(axes.get_ylim())
+    corner = (left + cell % puzzle.columns, top + cell // puzzle.columns)
+    rim = [withStroke(linewidth=6, foreground="white")]  # on a cell of any colour
+    axes.add_patch(
+        Rectangle(corner, 1, 1, fill=False, edgecolor=color, linewidth=3, zorder=4, clip_on=False, path_effects=rim)
+    )
+
+
 def draw_probe(study: Study) -> Figure:
     """What a linear probe and the model's own head read off the states."""
-    figure = new_figure(6.5, 3.6)
+    figure = new_figure(7, 4)
     axes = figure.subplots()
     per_segment = study.facts["updates"] // study.facts["segments"]
     x = _segment_axis(axes, len(study.probe.labels), per_segment)
     for level in "HL":
-        axes.plot(x, 100 * study.probe.probe[level], color=COLORS[level], label=f"{NAMES[level]}, linear probe")
-        axes.plot(x, 100 * study.probe.head[level], "--", color=COLORS[level], label=f"{NAMES[level]}, answer head")
+        _line(axes, x, 100 * study.probe.probe[level], level, f"{NAMES[level]}, linear probe")
+        _line(axes, x, 100 * study.probe.head[level], level, f"{NAMES[level]}, answer head", "--")
     axes.set(title="Solution of an open cell, read off its state", ylabel="right, %", ylim=(0, 103))
-    axes.legend(loc="lower right")
+    _legend_below(figure, axes)
     return figure
 
 
 def draw_trajectories(study: Study) -> Figure:
-    """Distance to where the rollout ends, the paths of four puzzles in two principal components, spectral radius."""
+    """Distance to where the rollout ends, spectral radius, the paths of four puzzles in two principal components."""
     found = study.geometry
-    figure = new_figure(11, 6.2)
-    grid = figure.subplot_mosaic("ddss;0123", height_ratios=(1.1, 1))
-    per_segment = study.facts["updates"] // study.facts["segments"]
-    x = _segment_axis(grid["d"], len(found.labels), per_segment)
+    figure = new_figure(11, 9)
+    grid = figure.subplot_mosaic(
+        [["distance"] * 2 + ["radius"] * 2, *([f"{level}{number}" for number in range(4)] for level in "HL")],
+        height_ratios=(1.3, 1, 1),
+    )
     solved = study.roles.roles["H"].exact[-1][: len(found.settled)] > 0
+    _draw_distance(grid["distance"], study, solved)
+    _draw_fixed_points(grid["radius"], study, solved)
+    for number in range(4):
+        for level in "HL":
+            axes = grid[f"{level}{number}"]
+            if number >= len(found.settled):
+                axes.set_axis_off()
+                continue
+            _draw_path(axes, found.path[level][:, number], found.explained[level][number], level)
+            verdict = "solved" if solved[number] else "not solved"
+            axes.set_title(f"{NAMES[level]}, puzzle {number}, {verdict}", fontsize=10, color=COLORS[level])
+    _legend_below(figure, grid["H0"])
+    for mark in figure.legends[0].legend_handles:
+        mark.set_facecolor(_GREY)  # of either state
+    return figure
+
+
+def _draw_distance(axes, study: Study, solved: np.ndarray) -> None:
+    found, per_segment = study.geometry, study.facts["updates"] // study.facts["segments"]
+    x = _segment_axis(axes, len(found.labels), per_segment)
     for level in "HL":
         for kind, chosen, style in (("solved", solved, "-"), ("not solved", ~solved, ":")):
             if chosen.any():
-                _curve(grid["d"], x, found.distance[level][:, chosen], level, f"{NAMES[level]}, {kind}", style)
-    grid["d"].set(title="Distance to where the rollout ends, z*", ylabel="‖z − z*‖ / ‖z*‖", ylim=(0, None))
-    grid["d"].legend()
-    for kind, chosen, marker in (("solved", solved, "o"), ("not solved", ~solved, "X")):
-        if not chosen.any():
-            continue
-        grid["s"].scatter(
-            found.spectral_radius[chosen], np.maximum(found.settled[chosen], 1e-9), marker=marker, s=45,
-            color=COLORS["H"] if kind == "solved" else COLORS["L"], label=kind, alpha=0.8,
-        )  # fmt: skip
-    grid["s"].axvline(1, color=_GREY, linewidth=1)
-    grid["s"].set(title="Is z* an attracting fixed point?", xlabel="spectral radius of a segment at z*", yscale="log")
-    grid["s"].set_ylabel("last step at z*")
-    grid["s"].legend(loc="lower right")
-    for number in range(4):
-        axes = grid[str(number)]
-        if number >= len(found.settled):
-            axes.set_axis_off()
-            continue
-        for level in "HL":
-            points = found.path[level][:, number]
-            axes.plot(*points.T, "-", color=COLORS[level], linewidth=1.2, alpha=0.7)
-            axes.scatter(*points.T, c=[COLORS[level]], s=np.linspace(8, 26, len(points)), alpha=0.6, linewidth=0)
-            axes.scatter(*points[-1], marker="*", s=130, color=COLORS[level], edgecolor="black", zorder=3)
-        explained = ", ".join(f"{NAMES[level]} {100 * found.explained[level][number].sum():.0f} %" for level in "HL")
-        axes.set_title(f"puzzle {number}, {'solved' if solved[number] else 'not solved'}\n{explained}", fontsize=9)
-        axes.set(xticks=[], yticks=[], xlabel="component 1")
-    grid["0"].set_ylabel("component 2")
-    return figure
+                _curve(axes, x, found.distance[level][:, chosen], level, f"{NAMES[level]}, {kind}", style)
+    axes.set(title="Distance to where the rollout ends, z*", ylabel="‖z − z*‖ / ‖z*‖", ylim=(0, None))
+    _legend_below(axes, axes)
+
+
+def _draw_fixed_points(axes, study: Study, solved: np.ndarray) -> None:
+    found = study.geometry
+    for kind, chosen, marker, color in (
+        ("solved", solved, "o", COLORS["control"]),
+        ("not solved", ~solved, "X", "black"),
+    ):
+        if chosen.any():
+            last_steps = np.maximum(found.settled[chosen], 1e-9)
+            axes.scatter(
+                found.spectral_radius[chosen], last_steps, marker=marker, s=45, color=color, label=kind, alpha=0.8
+            )
+    axes.axvline(1, color=_GREY, linewidth=1)
+    axes.set(title="Is z* an attracting fixed point?", xlabel="spectral radius of a segment at z*", yscale="log")
+    axes.set_ylabel("last step, ‖F(z*) − z*‖ / ‖z*‖")
+    axes.margins(y=0.08)
+    _legend_below(axes, axes)
+
+
+def _draw_path(axes, points: np.ndarray, explained: np.ndarray, level: str) -> None:
+    """The path (U, 2) of a state in its own components, of which the labels say the share of the variance (2,)."""
+    color = COLORS[level]
+    axes.plot(*points.T, "-o", color=color, linewidth=1.2, markersize=3, alpha=0.7)
+    for point, marker, size, name in ((points[0], "D", 45, "first update"), (points[-1], "*", 150, "last update")):
+        axes.scatter(*point, marker=marker, s=size, color=color, edgecolor="black", zorder=3, label=name)
+    first, second = (f"component {number} ({100 * share:.0f} %)" for number, share in enumerate(explained, start=1))
+    axes.set(xticks=[], yticks=[], xlabel=first, ylabel=second)
+    axes.margins(0.1)
