@@ -154,7 +154,7 @@ def _solve_rows(
     work = FileWork(rows, source, output, total, state)
     engine, puzzle, config = _load(args, state.device)
     work.check_how(
-        {"model": args.model, "weights_sha256": weights_sha256(args.model, **place_of(args)),
+        {"model": str(args.model), "weights_sha256": weights_sha256(args.model, **place_of(args)),
          "dtype": str(engine.model.dtype).removeprefix("torch."), "solve": dataclasses.asdict(config)}
     )  # fmt: skip
     try:
