@@ -31,6 +31,7 @@ CHOICES = {
     "start": ("fixed", "random"),
     "select": ("q_halt", "most_frequent", "cells", "margin", "change", "verifier"),
 }
+_MOST_NOISE = 1000  # the states' numbers are of the order of 1; far larger ones overflow
 _LEAST = {"max_segments": 1, "patience": 1, "rollouts": 1, "rollouts_at_once": 1, "budget": 1}
 _DEEPER = 2  # times the model's own segments, where a budget allows it: depth pays before rollouts do
 _MOST = 2**16  # of each; more is a mistake that would look like a hang
@@ -110,8 +111,10 @@ class SolveConfig:
             is_number = abs(value) <= 2**53 if type(value) is int else type(value) is float and math.isfinite(value)
             if not is_number:
                 raise ValueError(f"{name} is {value!r}; expected a number.")
-        if self.noise < 0:
-            raise ValueError(f"noise is {self.noise}; a standard deviation is at least 0.")
+        if not 0 <= self.noise <= _MOST_NOISE:
+            raise ValueError(
+                f"noise is {self.noise}; a standard deviation is at least 0, and here at most {_MOST_NOISE}."
+            )
         if self.budget is not None and self.max_segments is not None and self.budget < self.max_segments:
             raise ValueError(
                 f"budget is {self.budget}; one answer of max_segments = {self.max_segments} takes more model calls."
