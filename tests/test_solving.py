@@ -455,16 +455,7 @@ def test_solving_a_file_on_two_processes_is_solving_it_on_one(capsys, checkpoint
     file = write_csv(tmp_path / "boards.csv", [*boards[0], "12"], [*boards[1], "34"])
     words = ["solve", file, "--model", checkpoint, "--noise", "0.8", "--budget", "24", "--output"]
     status, alone, _ = run_command(capsys, *words, tmp_path / "one.csv")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "air_hf.cli",
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "air_hf.cli"]
     (tmp_path / ".two.csv.0-of-2.csv").touch()  # which one process alone would refuse as that of another number
     done = subprocess.run(
         [str(word) for word in (*launch, *words, tmp_path / "two.csv")], capture_output=True, text=True

@@ -31,6 +31,7 @@ from air_hf.data import PuzzleSet
 from air_hf.files import atomic_file
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle
+from air_hf.puzzles.base import PADDING
 
 COLORS = {"H": "#0072B2", "L": "#D55E00", "control": "#009E73", "adjacent": "#CC79A7"}
 NAMES = {"H": "$z_H$", "L": "$z_L$"}
@@ -203,7 +204,7 @@ def animate_states(puzzle: Puzzle, question: np.ndarray, answer: np.ndarray, t: 
     frames = list(range(min(last + 1, len(still))))
     figure = new_figure(6.4, 4.5)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
-    open_cells = question != answer
+    open_cells = puzzle.undecided(question) & (answer != PADDING)
     share = {level: (boards[level] == answer)[:, open_cells].mean(1) * 100 for level in "HL"}
 
     def draw(frame: int) -> None:

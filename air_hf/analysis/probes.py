@@ -86,13 +86,11 @@ def fit_probes(
             probe = (_with_one(chosen) @ weights[level]).argmax(-1)
             for kind, found in (("probe", probe), ("head", head)):
                 right[kind][level] = right[kind][level] + (found == expected).sum(1).numpy()
-    shares = {
-        kind: {level: hits / max(solutions.sum(), 1) for level, hits in levels.items()}
-        for kind, levels in right.items()
-    }
+    count = max(int(solutions.sum()), 1)
+    shares = {kind: {level: hits / count for level, hits in levels.items()} for kind, levels in right.items()}
     max_segments = model.config.max_segments if max_segments is None else max_segments
     labels = [str(moment) for moment in moments(model, max_segments)]
-    chance = float(solutions.max() / max(solutions.sum(), 1))
+    chance = float(solutions.max() / count)
     return ProbeAccuracy(labels, shares["probe"], shares["head"], chance, half, len(puzzles) - half, ridge)
 
 

@@ -205,9 +205,8 @@ def _what_to_skip(
     if len(puzzles) < 2:
         reasons |= dict.fromkeys(("probe", "patching"), f"it needs at least 2 puzzles; there are {len(puzzles)}")
     skipped = {part: reason for part, reason in reasons.items() if part in parts}
-    must_have = [] if segments is None else ["attention"]
     for part, reason in skipped.items():
-        if not skip or part in must_have:
+        if not skip or (part == "attention" and segments is not None):
             raise ValueError(f"{part} was asked for, but {reason}")
     return skipped
 

@@ -73,6 +73,7 @@ class FileWork:
             print(f"note: it is not recorded how the rows in {self.output} were solved", file=sys.stderr)
         elif self.state.is_main_process:
             self._how = path, json.dumps(how, indent=2) + "\n"
+        self.state.wait_for_everyone()  # else rows of a faster process would look like those of an earlier command
 
     def solve(self, engine: SolvingEngine, puzzle: Puzzle) -> tuple[Tally, float]:
         """Solves what the results do not have yet.

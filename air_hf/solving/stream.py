@@ -41,8 +41,11 @@ class Result(NamedTuple):
 
 
 def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
-    """Solves boards in a stream. A result waits for those of the boards before it: while one board takes its budget, as
-    many as the other slots solve meanwhile are held."""
+    """Solves boards in a stream, in their order.
+
+    A result waits for those of the boards before it: while one board takes its budget, as many as the other slots solve
+    meanwhile are held.
+    """
     numbered = enumerate(rows)
     ready: dict[int, tuple[Row, Result]] = {}
     places: dict[int, tuple[int, Row]] = {}  # of the engine's puzzles that are not solved yet
