@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 
 from air_hf import AIRConfig, AIRForPuzzleSolving, AIRModel, cli
 from air_hf.hub import CheckpointError, load_model, load_tokenizer
+from air_hf.hub.loading import weights_sha256
 from air_hf.puzzles import get_puzzle
 from air_hf.reference import load_reference
 from air_hf.tokenization import build_tokenizer
@@ -399,3 +400,20 @@ def test_places_that_are_no_checkpoint(folder, capsys, tmp_path):
         line = run(capsys, "solve", "--model", place, BOARD)
         assert f"{place} {message}" in line
         assert (message == "does not exist") == ("does not exist" in line)
+
+
+def test_the_digest_of_sharded_weights_is_of_the_weights(make_model, tmp_path):
+    """Not of the index alone, which is the same for all models of a shape."""
+    digests, model = set(), make_model()
+    for number in range(2):
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder, max_shard_size="20KB")
+        assert not (folder / "model.safetensors").exists()
+        digests.add(weights_sha256(folder))
+        with torch.no_grad():
+            model.lm_head.weight += 1
+    assert len(digests) == 2
+    one = next(folder.glob("*.safetensors"))
+    one.unlink()
+    with pytest.raises(CheckpointError, match=f"{one.name} is missing, which model.safetensors.index.json lists"):
+        weights_sha256(folder)

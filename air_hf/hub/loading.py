@@ -1,5 +1,6 @@
 """Checkpoints, loaded from a folder or a repository with everything in them looked at."""
 
+import hashlib
 import json
 import math
 import os
@@ -121,12 +122,22 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
 
 
 def weights_sha256(checkpoint: str | Path, **place) -> str:
-    """SHA-256 of model.safetensors or, where the weights are in several files, of the index that lists them."""
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        path = find_file(checkpoint, name, **place)
-        if path is not None:
-            return sha256(path)
-    raise CheckpointError(f"{checkpoint} holds no model.safetensors")
+    """SHA-256 of model.safetensors or, where the weights are in several files, of those files' own, one a line by name.
+
+    Raises:
+        CheckpointError: there are no weights, or fewer files than the index lists.
+    """
+    if path := find_file(checkpoint, "model.safetensors", **place):
+        return sha256(path)
+    index = find_file(checkpoint, "model.safetensors.index.json", **place)
+    if index is None:
+        raise CheckpointError(f"{checkpoint} holds no model.safetensors")
+    digests = []
+    for name in sorted(set(read_json_object(index).get("weight_map", {}).values())):
+        if (path := find_file(checkpoint, name, **place)) is None:
+            raise CheckpointError(f"{checkpoint}: {name} is missing, which {index.name} lists")
+        digests.append(sha256(path))
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrainedTokenizerFast:
