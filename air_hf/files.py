@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _KINDS = {
     stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
@@ -29,13 +31,19 @@ def kind_of(path: str | Path) -> str | None:
 def check_place(path: str | Path, expected: str = "a file") -> None:
     """Checks that a file (or "a folder") may be written there: there is one, a link to one, or nothing.
 
-    What else is there is a device or a pipe, say: written to, it has no end, and replaced, it is lost.
+    What else is there is a device or a pipe, say: written to, it has no end, and replaced, it is lost. Folders that are
+    missing above it can be made.
 
     Raises:
-        ValueError: there is something else; the message names path and kind.
+        ValueError: there is something else, or nothing can be written there; the message names path and kind.
     """
     if (found := kind_of(path)) not in (expected, None):
         raise ValueError(f"{path} is {found}; expected {expected} to write, or nothing there yet")
+    above = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{path} cannot be written: {above} is {kind_of(above)}, not a folder")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {above} may not be written to")
 
 
 @contextmanager
@@ -127,6 +135,27 @@ def recover_folder(path: Path) -> None:
     if not path.exists() and _aside(path).exists():
         with suppress(FileNotFoundError):  # another process was quicker
             os.replace(_aside(path), path)
+
+
+@contextmanager
+def sole_writer(path: str | Path) -> Iterator[None]:
+    """Keeps other processes that ask for it from writing `path` until the block ends, by a lock file beside it.
+
+    Raises:
+        ValueError: another process has it.
+        OSError: there is no folder for it, or it cannot be written.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"another process writes {path}; wait for it or stop it, or choose another place") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # before others can have it
+        lock.release()
 
 
 def _aside(path: Path) -> Path:

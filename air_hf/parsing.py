@@ -33,3 +33,11 @@ def seed(text: str) -> int:
     if not 0 <= number < 2**32:
         raise argparse.ArgumentTypeError(f"{number} is negative, or not less than 2**32")
     return number
+
+
+def share(text: str) -> float:
+    """A share of 1, itself excluded, as the type of an option."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is no share of 1: expected at least 0 and below 1")
+    return number

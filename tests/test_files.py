@@ -10,7 +10,16 @@ import sys
 
 import pytest
 
-from air_hf.files import append_text, atomic_file, atomic_folder, recover_folder, sha256, write_text
+from air_hf.files import (
+    append_text,
+    atomic_file,
+    atomic_folder,
+    check_place,
+    recover_folder,
+    sha256,
+    sole_writer,
+    write_text,
+)
 
 
 def write_half(path):
@@ -50,6 +59,29 @@ def test_what_is_no_file_or_no_folder_stays(tmp_path):
         raise AssertionError("never")
     listening.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe", "socket"]
+
+
+def test_a_place_is_checked_to_the_folder_that_exists(tmp_path, monkeypatch):
+    check_place(tmp_path / "new" / "newer" / "file")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"x\.json cannot be written: {tmp_path}/file is a file, not a folder"):
+        check_place(tmp_path / "file" / "a" / "x.json")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root, who tests, may write anywhere
+    with pytest.raises(ValueError, match=rf"x\.json cannot be written: {tmp_path} may not be written to"):
+        check_place(tmp_path / "new" / "x.json")
+
+
+def test_one_writer_at_a_time(tmp_path):
+    path = tmp_path / "file"
+    with (
+        sole_writer(path),
+        pytest.raises(ValueError, match=f"another process writes {path}; wait for it or stop it"),
+        sole_writer(path),
+    ):
+        raise AssertionError("never")
+    with sole_writer(path):
+        path.touch()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_link_is_replaced_and_its_file_stays(tmp_path):

@@ -135,7 +135,8 @@ def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):
                    tmp_path / "boards.json")  # fmt: skip
         answers = json.loads(done.stdout)
         assert len(answers) == 1000
-        assert all(set(answer) == {"solution", "valid", "confidence", "segments"} for answer in answers)
+        keys = {"solution", "valid", "confidence", "segments", "calls", "verified"}
+        assert all(set(answer) == keys for answer in answers)
         assert all(len(answer["solution"]) == 16 and 0 <= answer["confidence"] <= 1 for answer in answers)
 
     words = ["--checkpoint", "puzzles/first", "--task", "sudoku", "--data", data, "--puzzles", 8]

@@ -17,6 +17,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from air_hf import AIRForPuzzleSolving, PuzzleSolvingPipeline, cli, variant_config
 from air_hf.dataset_builders.generate import generate_split
+from air_hf.files import sole_writer
 from air_hf.modeling.rules_air import get_rules
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, puzzle_of
 from air_hf.solving.results import COLUMNS
@@ -166,9 +167,10 @@ def test_one_board(solver, boards):
     question, answer = boards[0][0], boards[1][0]
     result = solver(question)
     assert {name: type(value) for name, value in result.items()} == {
-        "solution": str, "valid": bool, "confidence": float, "segments": int
+        "solution": str, "valid": bool, "confidence": float, "segments": int, "calls": int, "verified": bool
     }  # fmt: skip
     assert (result["solution"], result["valid"], result["segments"]) == (answer, True, 3)
+    assert (result["calls"], result["verified"]) == (3, False)
     assert result["confidence"] > 0.5
     rows = [question[start : start + 4] for start in range(0, 16, 4)]
     for form in (question.replace(".", "0"), "\n".join(rows), "\r\n".join([*rows, ""])):
@@ -231,6 +233,8 @@ def test_solving_options(solver, boards):
     assert all(ours["valid"] or not theirs["valid"] for ours, theirs in zip(found, plain, strict=True))
     assert {result["segments"] for result in found if not result["valid"]} <= {6}
     assert min(result["segments"] for result in found) < 6
+    assert all(result["verified"] and result["segments"] <= result["calls"] <= 24 for result in found)
+    assert any(result["calls"] > result["segments"] for result in found if not result["valid"])
     with pytest.raises(ValueError, match="noise is -1"):
         solver(questions[0], noise=-1.0)
 
@@ -255,7 +259,8 @@ def test_bad_boards_are_reported_and_the_others_solved(batch_size, solver, board
     assert [result["solution"] for result in (*results[1:5], *results[-2:])] == boards[1][:6]
     for result, message in zip(bad, [BAD_BOARDS[0][1], *(message for _, message in BAD_BOARDS)], strict=True):
         assert message in result.pop("error")
-        assert result == {"solution": None, "valid": False, "confidence": 0.0, "segments": 0}
+        nothing = {"solution": None, "valid": False, "confidence": 0.0, "segments": 0, "calls": 0, "verified": False}
+        assert result == nothing
 
 
 def test_mazes(make_model):
@@ -448,6 +453,18 @@ def test_solve_reads_standard_input(capsys, monkeypatch, checkpoint, boards, tmp
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     status, out, _ = air_hf_solve(capsys, checkpoint, "-", "--output", tmp_path / "out.csv")
     assert (status, read_rows(tmp_path / "out.csv")) == (1, rows)
+
+
+def test_solve_keeps_a_second_command_out_of_its_results(capsys, checkpoint, boards, tmp_path):
+    file, output = write_boards(tmp_path / "boards.csv", boards[0][:3]), tmp_path / "out.csv"
+    with sole_writer(output):
+        status, _, err = air_hf_solve(capsys, checkpoint, file, "--output", output)
+    assert status == 2
+    assert f"another process writes {output}" in err
+    assert not output.exists()
+    air_hf_solve(capsys, checkpoint, file, "--output", output)
+    assert len(read_rows(output)) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"boards.csv", "out.csv", "out.csv.how.json"}
 
 
 def test_solve_completes_what_was_interrupted(capsys, checkpoint, boards, tmp_path):

@@ -594,7 +594,9 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert (tmp_path / "choice" / "images" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert f"q_halt > {stored['q_halt_threshold']:.2f}" in out
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
-    assert (status, "tolerance is 2.0" in err) == (2, True)
+    assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
+    status, _, err = run_command(capsys, *words[:-1], file)
+    assert (status, f"{file} is a file; expected a folder to write" in err) == (2, True)
 
 
 def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, tmp_path):

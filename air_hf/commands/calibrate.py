@@ -6,10 +6,10 @@ from pathlib import Path
 
 from air_hf.commands.place import add_place_options, device, place_of
 from air_hf.data import load_puzzles
-from air_hf.files import write_text
+from air_hf.files import check_place, write_text
 from air_hf.hub import load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
-from air_hf.parsing import count, seed
+from air_hf.parsing import count, seed, share
 from air_hf.puzzles import puzzle_of
 from air_hf.solving.calibration import Calibration, calibrate, draw_calibration, run_segments
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--seed", type=seed, default=0, help="of the sample")
     parser.add_argument("--max_segments", type=count, help="segments without an exit (default: the checkpoint's)")
     tolerance = "share of the puzzles that an early exit may lose (default 0)"
-    parser.add_argument("--tolerance", type=float, default=0.0, help=tolerance)
+    parser.add_argument("--tolerance", type=share, default=0.0, help=tolerance)
     parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time")
     parser.add_argument("--device", type=device, default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
     output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
@@ -36,6 +36,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     folder = args.output or Path(args.model)
     if args.output is None and not folder.is_dir():
         raise ValueError(f"{args.model} is no folder to store the choice in; give an --output")
+    check_place(folder, "a folder")
     model = load_model(args.model, **place_of(args)).to(args.device)
     puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
     if args.limit is not None:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from accelerate import PartialState
 
 from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.files import sole_writer
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.hub.loading import weights_sha256
 from air_hf.parsing import count
@@ -152,13 +154,14 @@ def _solve_rows(
     if state.num_processes > 1 and args.boards == _STDIN:
         raise ValueError("standard input is read by one process; write the boards to a file")
     work = FileWork(rows, source, output, total, state)
-    engine, puzzle, config = _load(args, state.device)
-    work.check_how(
-        {"model": str(args.model), "weights_sha256": weights_sha256(args.model, **place_of(args)),
-         "dtype": str(engine.model.dtype).removeprefix("torch."), "solve": dataclasses.asdict(config)}
-    )  # fmt: skip
     try:
-        tally, speed = work.solve(engine, puzzle)
+        with sole_writer(output) if output is not None and state.is_main_process else nullcontext():
+            engine, puzzle, config = _load(args, state.device)
+            work.check_how(
+                {"model": str(args.model), "weights_sha256": weights_sha256(args.model, **place_of(args)),
+                 "dtype": str(engine.model.dtype).removeprefix("torch."), "solve": dataclasses.asdict(config)}
+            )  # fmt: skip
+            tally, speed = work.solve(engine, puzzle)
     except KeyboardInterrupt:
         print(f"stopped; the same command completes {output or 'nothing'}", file=sys.stderr)
         return _STOPPED

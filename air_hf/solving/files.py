@@ -36,9 +36,7 @@ class FileWork:
     """
 
     def __init__(self, rows: Iterator[Row], source: str, output: Path | None, total: int | None, state: PartialState):
-        if output is not None and output.parent.is_file():
-            raise ValueError(f"--output is {output}, but {output.parent} is a file")
-        if output is not None and not output.parent.is_dir():
+        if output is not None and not output.parent.exists():
             raise ValueError(f"--output is {output}, but there is no folder {output.parent}")
         self.source, self.output, self.state = source, output, state
         processes, rank = state.num_processes, state.process_index
