@@ -34,6 +34,7 @@ from air_hf.analysis.study import run_study
 from air_hf.analysis.tracing import puzzles_within
 from air_hf.data import PuzzleSet
 from air_hf.dataset_builders.generate import make_generator
+from air_hf.hub import load_model
 from air_hf.modeling import AIRState
 from air_hf.modeling.modeling_air import apply_rotary, rotary_tables
 from air_hf.puzzles import get_puzzle
@@ -385,6 +386,27 @@ def test_analyze_writes_every_table_and_figure(saved, tmp_path, capsys):
     contrasts = report["tables"]["Attention contrasts"]["contrasts"]
     assert {row["class"] for row in contrasts} == {"control", "adjacent"}
     assert sum(row["queries"] for row in contrasts if row["metric"] == "unit") > 0
+
+
+def test_analyze_holds_a_state_from_a_segment_on(saved, puzzles, tmp_path, capsys):
+    """The numbers of the report are those of boards traced so, counted here."""
+    checkpoint, data = saved()
+    words = ("--checkpoint", checkpoint, "--data", data, "--puzzles", len(puzzles), "--parts", "roles", "freeze")
+    assert exit_status("analyze", *words, "--no_figures", "--output", tmp_path / "out", "--freeze_from", 1) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    found = report["tables"]["Freezing one state"]
+    assert "Held from segment 1 on" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    blank, ids = 1, torch.from_numpy(puzzles.questions).long()
+    for level, other in (("L", "H"), ("H", "L")):
+        boards = trace(load_model(checkpoint), ids, frozen=level, freeze_from=1).symbols(other)
+        before, after = boards[:-1], boards[1:]
+        changes = ((before != after) & (before != blank) & (after != blank)).sum((0, 2)).double().mean().item()
+        assert found[level]["content_changes"][other]["mean"] == pytest.approx(changes)
+        assert found[level]["paper"] == {}
+    assert exit_status("analyze", *words, "--output", tmp_path / "no", "--freeze_from", 4) == 2
+    assert "freeze_from is segment 4; this rollout has segments 0 to 3" in capsys.readouterr().err
+    assert exit_status("analyze", *words[:-1], "--output", tmp_path / "no", "--freeze_from", 1) == 2
+    assert "no state is held without the part freeze" in capsys.readouterr().err
 
 
 def test_reproduce_puts_the_papers_numbers_beside_ours(saved, tmp_path, capsys):

@@ -114,7 +114,13 @@ class AllGraphs(nn.Module):
         return {name: runner(name) for name in GRAPHS}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# One of every kind of update, start and mixer; the others, some seconds each, on request.
+KINDS = ("Lx_H", "L_H2x", "Lx_H-tanh", "Lx_H-hadamard", "L2x_H2x-add", "L2x_H2x-prepend-keep", "hrm", "trm-mlp")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in VARIANTS]
+)
 def test_every_variant_gives_the_same_numbers_in_onnxruntime(lively_model, variant):
     model = lively_model(variant, h_cycles=1, l_cycles=1, max_segments=2, num_puzzle_ids=3)
     exported = ExportedForPuzzleSolving(model.config, AllGraphs(model).runners())

@@ -118,7 +118,7 @@ class RoleStudy:
 
     def _since_written(self, level: str, name: str) -> np.ndarray:
         """A share from the first update on that wrote the level; before, it is the same for every puzzle."""
-        first = 0 if level in self.frozen else self.trace.writes(level)[0]
+        first = 0 if level in self.frozen and self.freeze_from == 0 else self.trace.writes(level)[0]
         return getattr(self.roles[level], name)[first:]
 
     def mean(self, level: str, name: str) -> Estimate:

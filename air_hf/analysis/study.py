@@ -10,6 +10,7 @@ from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
 from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of, study_roles
 from air_hf.analysis.tracing import puzzles_within
+from air_hf.analysis.walk import check_frozen
 from air_hf.data import DataError, PuzzleSet, load_published, load_puzzles
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.hub.loading import weights_sha256
@@ -30,7 +31,7 @@ class Study:
     Args:
         facts (`dict`): checkpoint, its hash, data, its hash, seed, counts: what makes the numbers repeatable.
         roles ([`RoleStudy`]): the undisturbed rollout.
-        frozen (`dict[str, RoleStudy]`): by the level that was held from the start.
+        frozen (`dict[str, RoleStudy]`): by the level that was held.
         contrasts ([`Contrasts`]), probe ([`ProbeAccuracy`]), geometry ([`Geometry`]): where they were run.
         patching (`list[Patching]`): L, H and both swapped before a segment.
         skipped (`dict[str, str]`): parts that the checkpoint cannot have, and why.
@@ -136,6 +137,7 @@ def run_study(
     batch_size: int = 64,
     seed: int = 0,
     skip: bool = True,
+    freeze_from: int = 0,
 ) -> Study:
     """Runs some of the instruments; roles always.
 
@@ -148,18 +150,24 @@ def run_study(
         seed (`int`): of the power iteration.
         skip (`bool`): whether a part that the checkpoint cannot have is left out, which the study says; else it is an
             error, as attention is in any case where `segments` asks for it.
+        freeze_from (`int`): the segment from which on a state is held; 0 holds the initial one.
 
     Raises:
         ValueError: an unknown part, or what the instruments refuse; nothing has run then.
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
     skipped = _what_to_skip(model, puzzles, parts, max_segments, segments, skip)
+    if freeze_from and "freeze" not in parts:
+        raise ValueError(f"freeze_from is segment {freeze_from}, but no state is held without the part freeze")
+    check_frozen(("L", "H"), freeze_from, max_segments)
     parts = set(parts) - skipped.keys()
     facts = facts | {"segments": max_segments, "updates": max_segments * len(model.config.schedule)}
     study = Study(facts, study_roles(model, puzzles, max_segments, batch_size=batch_size), skipped=skipped)
     if "freeze" in parts:
         for level in ("H", "L"):
-            study.frozen[level] = study_roles(model, puzzles, max_segments, frozen=level, batch_size=batch_size)
+            study.frozen[level] = study_roles(
+                model, puzzles, max_segments, frozen=level, freeze_from=freeze_from, batch_size=batch_size
+            )
     if "attention" in parts:
         study.contrasts = attention_contrasts(model, puzzles, segments, max_segments=max_segments)
     if "probe" in parts:

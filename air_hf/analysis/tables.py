@@ -148,8 +148,9 @@ def modes_table(study: Study) -> Table:
 
 
 def freeze_table(study: Study) -> Table:
-    """Content changes and accuracy with one state held at its start."""
-    published = PAPER["freeze"].get(_family(study), {})
+    """Content changes and accuracy with one state held; the paper holds it from the start."""
+    since = max((condition.freeze_from for condition in study.frozen.values()), default=0)
+    published = {} if since else PAPER["freeze"].get(_family(study), {})
     rows, data = [], {}
     for name, condition in (("none", study.roles), *study.frozen.items()):
         changes = {level: condition.roles[level].total("content_changes") for level in ("L", "H") if level != name}
@@ -164,7 +165,8 @@ def freeze_table(study: Study) -> Table:
         data[name] = {"content_changes": {level: found.to_dict() for level, found in changes.items()}}
         data[name] |= {"exact": exact.to_dict(), "paper": theirs}
     header = ["intervention", "content changes per rollout", "the paper", "exact", "the paper"]
-    note = f"Held from the start; changes ± standard deviation over puzzles. The paper: {PAPER['freeze']['note']}."
+    held = f"segment {since} on" if since else "the start"
+    note = f"Held from {held}; changes ± standard deviation over puzzles. The paper: {PAPER['freeze']['note']}."
     return Table("Freezing one state", note, header, rows, data)
 
 

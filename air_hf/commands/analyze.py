@@ -14,6 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, help="instruments (default: all that the checkpoint can have)"
     )
+    parser.add_argument(
+        "--freeze_from", type=int, default=0, metavar="SEGMENT", help="hold a state from it on (default 0: the start)"
+    )
     parser.add_argument("--board", type=int, help="row, among the sampled puzzles, of the board in the pictures")
     parser.add_argument("--no_figures", action="store_true", help="tables only")
     return _analyze
@@ -26,7 +29,7 @@ def _analyze(args: argparse.Namespace) -> int:
         )
     if args.board is not None and not 0 <= args.board < args.puzzles:
         raise ValueError(f"--board is {args.board}; the puzzles studied are 0 to {args.puzzles - 1}")
-    model, puzzles, study = run_parts(args, args.parts or PARTS, skip=args.parts is None)
+    model, puzzles, study = run_parts(args, args.parts or PARTS, skip=args.parts is None, freeze_from=args.freeze_from)
     tables = write_report(study, args.output, f"Inside {args.checkpoint}")
     print("\n\n".join(table.markdown() for table in tables))
     if not args.no_figures:

@@ -39,7 +39,9 @@ def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     parser.add_argument("--device", type=device, help="e.g. cpu, cuda:1 (default: an accelerator if there is one)")
 
 
-def run_parts(args: argparse.Namespace, parts: Collection[str], task: str | None = None, skip: bool = True):
+def run_parts(
+    args: argparse.Namespace, parts: Collection[str], task: str | None = None, skip: bool = True, freeze_from: int = 0
+):
     """Loads what the options name and runs instruments on it.
 
     Returns:
@@ -52,8 +54,9 @@ def run_parts(args: argparse.Namespace, parts: Collection[str], task: str | None
         **place_of(args),
     )  # fmt: skip
     study = run_study(
-        model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed, skip
-    )
+        model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed, skip,
+        freeze_from,
+    )  # fmt: skip
     return model, puzzles, study
 
 
