@@ -455,6 +455,17 @@ def test_solve_reads_standard_input(capsys, monkeypatch, checkpoint, boards, tmp
     assert (status, read_rows(tmp_path / "out.csv")) == (1, rows)
 
 
+def test_solve_goes_on_after_a_line_longer_than_csv_readers_take(capsys, monkeypatch, checkpoint, boards, tmp_path):
+    output, said = tmp_path / "out.csv", []
+    for _ in range(2):  # the second time, from what the first wrote
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'.' * 200_000}\n{boards[0][0]}\n"))
+        status, out, err = air_hf_solve(capsys, checkpoint, "-", "--output", output)
+        assert status == 1, err
+        said.append(out)
+    assert "1 of 2 boards solved (50.0%), 1 breaking the rules" in said[0]
+    assert said[0] == said[1]
+
+
 def test_solve_keeps_a_second_command_out_of_its_results(capsys, checkpoint, boards, tmp_path):
     file, output = write_boards(tmp_path / "boards.csv", boards[0][:3]), tmp_path / "out.csv"
     with sole_writer(output):

@@ -113,12 +113,16 @@ def _parse(path: Path, first: int | None, lines: list[bytes]) -> list[list[str]]
         byte = f"{error.reason}, byte {text[error.start]:#04x}"
         raise DataError(f"{where}: not UTF-8 text ({byte}); save the file as UTF-8") from error
     rows = []
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, len(decoded)))  # a large board, or what is none; it is in memory already
     try:
         for row in csv.reader(io.StringIO(decoded, newline=""), strict=True):
             if row:
                 rows.append(row)
     except csv.Error as error:
         raise DataError(f"{place(len(rows))}: not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
     return rows
 
 
