@@ -183,7 +183,10 @@ def test_a_time_budget_ends_in_a_sentence(name, tmp_path, capsys):
     )
     assert "0/6" in shown  # progress, although nothing was found
     assert not (tmp_path / "data").exists()
-    assert set(multiprocessing.active_children()) <= others
+    # The pool's own thread may be the one that collects a worker that was killed, and then it is listed for a moment.
+    while set(multiprocessing.active_children()) - others:
+        assert time.monotonic() - start < 30, multiprocessing.active_children()
+        time.sleep(0.05)
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):
