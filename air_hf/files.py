@@ -1,5 +1,6 @@
 """One way to write files: whole or not at all, and known by their SHA-256."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -35,7 +36,8 @@ def check_place(path: str | Path, expected: str = "a file") -> None:
     missing above it can be made.
 
     Raises:
-        ValueError: there is something else, or nothing can be written there; the message names path and kind.
+        ValueError: there is something else, or what should be a folder above it is none; the message names both.
+        PermissionError: nothing may be written there.
     """
     if (found := kind_of(path)) not in (expected, None):
         raise ValueError(f"{path} is {found}; expected {expected} to write, or nothing there yet")
@@ -43,7 +45,7 @@ def check_place(path: str | Path, expected: str = "a file") -> None:
     if not above.is_dir():
         raise ValueError(f"{path} cannot be written: {above} is {kind_of(above)}, not a folder")
     if not os.access(above, os.W_OK):
-        raise ValueError(f"{path} cannot be written: {above} may not be written to")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def test_a_place_is_checked_to_the_folder_that_exists(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=rf"x\.json cannot be written: {tmp_path}/file is a file, not a folder"):
         check_place(tmp_path / "file" / "a" / "x.json")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root, who tests, may write anywhere
-    with pytest.raises(ValueError, match=rf"x\.json cannot be written: {tmp_path} may not be written to"):
+    with pytest.raises(PermissionError, match=rf"Permission denied: '{tmp_path}'"):
         check_place(tmp_path / "new" / "x.json")
 
 

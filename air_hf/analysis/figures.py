@@ -333,19 +333,20 @@ def draw_freeze(study: Study) -> Figure:
     conditions = {"none": study.roles} | study.frozen
     labels = ["undisturbed"]
     for level, condition in study.frozen.items():
-        labels.append(f"{NAMES[level]} held" + f" from {condition.freeze_from}" * (condition.freeze_from > 0))
+        since = f" from {condition.freeze_from}" if condition.freeze_from else ""
+        labels.append(f"{NAMES[level]} held{since}")
     places = np.arange(len(conditions))
     for shift, level in ((-0.2, "H"), (0.2, "L")):
         totals = [condition.roles[level].total("content_changes") for condition in conditions.values()]
         means = [
-            0 if level in condition.frozen and condition.freeze_from == 0 else total.mean
+            0 if condition.is_still(level) else total.mean
             for total, condition in zip(totals, conditions.values(), strict=True)
         ]
         errors = [0 if mean == 0 else total.interval for mean, total in zip(means, totals, strict=True)]
         bars = left.bar(places + shift, means, 0.38, yerr=errors, capsize=3, color=COLORS[level], label=NAMES[level])
         said = [
-            "held" if level in c.frozen and c.freeze_from == 0 else f"{mean:.1f}"
-            for c, mean in zip(conditions.values(), means, strict=True)
+            "held" if condition.is_still(level) else f"{mean:.1f}"
+            for condition, mean in zip(conditions.values(), means, strict=True)
         ]
         left.bar_label(bars, said, padding=2, fontsize=9)
     left.set(title="Content changes in a rollout", ylabel="cells, mean over puzzles")

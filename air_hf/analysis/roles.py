@@ -116,9 +116,13 @@ class RoleStudy:
     frozen: tuple[str, ...] = ()
     freeze_from: int = 0
 
+    def is_still(self, level: str) -> bool:
+        """Whether a level is its initial state throughout."""
+        return level in self.frozen and self.freeze_from == 0
+
     def _since_written(self, level: str, name: str) -> np.ndarray:
         """A share from the first update on that wrote the level; before, it is the same for every puzzle."""
-        first = 0 if level in self.frozen and self.freeze_from == 0 else self.trace.writes(level)[0]
+        first = 0 if self.is_still(level) else self.trace.writes(level)[0]
         return getattr(self.roles[level], name)[first:]
 
     def mean(self, level: str, name: str) -> Estimate:

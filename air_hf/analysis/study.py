@@ -156,9 +156,9 @@ def run_study(
         ValueError: an unknown part, or what the instruments refuse; nothing has run then.
     """
     max_segments = model.config.max_segments if max_segments is None else max_segments
-    skipped = _what_to_skip(model, puzzles, parts, max_segments, segments, skip)
     if freeze_from and "freeze" not in parts:
         raise ValueError(f"freeze_from is segment {freeze_from}, but no state is held without the part freeze")
+    skipped = _what_to_skip(model, puzzles, parts, max_segments, segments, skip)
     check_frozen(("L", "H"), freeze_from, max_segments)
     parts = set(parts) - skipped.keys()
     facts = facts | {"segments": max_segments, "updates": max_segments * len(model.config.schedule)}
