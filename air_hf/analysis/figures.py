@@ -333,7 +333,7 @@ def draw_freeze(study: Study) -> Figure:
     conditions = {"none": study.roles} | study.frozen
     labels = ["undisturbed"]
     for level, condition in study.frozen.items():
-        since = f" from {condition.freeze_from}" if condition.freeze_from else ""
+        since = f"\nfrom {condition.freeze_from} on" if condition.freeze_from else ""
         labels.append(f"{NAMES[level]} held{since}")
     places = np.arange(len(conditions))
     for shift, level in ((-0.2, "H"), (0.2, "L")):
