@@ -267,10 +267,32 @@ class PuzzleStream:
         augment (`bool`): apply a symmetry to every board drawn.
         images_per_puzzle (`int`): draw it from so many of each puzzle's images, see [`FixedImages`]; 0 for all of the
             group. The published recipes build 1,001: the puzzle and 1,000 images.
+        reveal (`float`): a curriculum from easy to hard: the question shows the answer in a share of its open cells,
+            drawn for every board between 0 and a limit that falls evenly from `reveal` at the first step to 0 at
+            `max_steps`.
+        max_steps (`int`, *optional*): where it ends; what `reveal` needs.
+
+    Raises:
+        ValueError: `reveal` for boards of which nothing says what is open.
     """
 
-    def __init__(self, puzzles: PuzzleSet, batch_size: int, seed: int, augment: bool, images_per_puzzle: int = 0):
+    def __init__(
+        self,
+        puzzles: PuzzleSet,
+        batch_size: int,
+        seed: int,
+        augment: bool,
+        images_per_puzzle: int = 0,
+        reveal: float = 0.0,
+        max_steps: int | None = None,
+    ):
         self.puzzles, self.batch_size, self.seed, self.augment = puzzles, batch_size, seed, augment
+        self.reveal, self.max_steps = reveal, max_steps
+        if reveal and puzzles.puzzle.blank is None:
+            raise ValueError(
+                f"reveal is {reveal}, but no symbol of {puzzles.puzzle.name} stands for an open cell, whose answer "
+                "could be shown; `givens` names it"
+            )
         self._images = FixedImages(puzzles.puzzle, images_per_puzzle, seed) if images_per_puzzle else None
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
@@ -288,9 +310,18 @@ class PuzzleStream:
         if self.augment:
             symmetries = self._draw_symmetries(rows, np.random.default_rng([self.seed, 1, step]))[part]
             questions, answers = symmetries.apply(questions), symmetries.apply(answers)
+        if self.reveal:
+            shown = self._draw_revealed(step)[part] & self.puzzles.puzzle.undecided(questions) & (answers != PADDING)
+            questions = np.where(shown, answers, questions)
         return to_batch(questions, answers, ids)
 
     def _draw_symmetries(self, rows: np.ndarray, rng: np.random.Generator) -> Symmetries:
         if self._images is None:
             return self.puzzles.puzzle.random_symmetries(len(rows), rng)
         return self._images.symmetries(rows, rng.integers(len(self._images), size=len(rows)))
+
+    def _draw_revealed(self, step: int) -> np.ndarray:
+        """Cells of the batch of `step` to show the answer of where they are open, bool (B, S)."""
+        rng = np.random.default_rng([self.seed, 4, step])
+        shares = self.reveal * max(0.0, 1 - step / self.max_steps) * rng.random((self.batch_size, 1))
+        return rng.random((self.batch_size, self.puzzles.puzzle.num_cells)) < shares

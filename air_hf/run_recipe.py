@@ -1,10 +1,10 @@
 """What a run is, field by field: its data, its folder, what it writes and when, and where it is published."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from air_hf.card_options import HELP, CardOptions
-from air_hf.training.fields import IMAGES, NOT_NEGATIVE, POSITIVE, SEED, SIZE, THREADS, setting
+from air_hf.training.fields import IMAGES, NOT_NEGATIVE, POSITIVE, SEED, SHARE, SIZE, THREADS, setting
 from air_hf.training.recipe import Recipe
 
 
@@ -83,6 +83,13 @@ class RunRecipe(Recipe):
         IMAGES,
         published=True,
     )
+    reveal: float = setting(
+        0.0,
+        "curriculum: show the answer in a random share, up to this, of a puzzle's open cells; the limit falls evenly "
+        "to 0 at max_steps",
+        SHARE,
+        published=True,
+    )
     output_dir: str = setting("runs/air", "folder for the checkpoint, the metrics and the evaluation", may_change=True)
     resume_from: str | None = setting(
         None,
@@ -148,6 +155,10 @@ class RunRecipe(Recipe):
         self.puzzle_options, self.card_options  # noqa: B018  (a bad one is named before anything is read)
         if self.images_per_puzzle and not self.augment:
             raise ValueError(f"images_per_puzzle is {self.images_per_puzzle}, but augment is off")
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return super().settled | ({"max_steps": self.max_steps} if self.reveal else {})
 
     @property
     def card_options(self) -> CardOptions:

@@ -224,3 +224,45 @@ def test_stream_augments_question_and_answer_alike(puzzle_set):
         assert puzzle_set.puzzle.is_solution(questions, answers).all()
     distinct = len(np.unique(torch.cat([batch["input_ids"] for batch in batches]).numpy(), axis=0))
     assert distinct > 150  # of 200 draws; without symmetries there would be 50
+
+
+def test_revealed_cells_fall_to_none_at_the_last_step(puzzle_set):
+    plain = PuzzleStream(puzzle_set, 500, seed=0, augment=True)
+    shown = PuzzleStream(puzzle_set, 500, seed=0, augment=True, reveal=0.6, max_steps=100)
+    expected = []
+    for step in (0, 50, 99, 100, 130):
+        batch, as_it_was = shown.batch(step), plain.batch(step)
+        assert torch.equal(batch["labels"], as_it_was["labels"])
+        open_before, changed = as_it_was["input_ids"] == 1, batch["input_ids"] != as_it_was["input_ids"]
+        assert not (changed & ~open_before).any()  # what was given stays
+        assert torch.equal(batch["input_ids"][changed], batch["labels"][changed])
+        shares = changed.sum(1) / open_before.sum(1)
+        expected.append(round(float(shares.mean()), 2))
+        if step == 0:  # uniform between 0 and 0.6: as many boards in each half
+            assert 0.4 < float((shares < 0.3).float().mean()) < 0.6 and float(shares.max()) < 0.9
+    assert expected[0] == pytest.approx(0.3, abs=0.03) and expected[1] == pytest.approx(0.15, abs=0.02)
+    assert expected[2] < 0.01 and expected[3:] == [0, 0]
+
+
+def test_revealed_cells_depend_on_seed_and_step_alone(puzzle_set):
+    stream, again, other = (
+        PuzzleStream(puzzle_set, 60, seed=seed, augment=True, reveal=0.5, max_steps=10) for seed in (3, 3, 4)
+    )
+    stream.batch(0)
+    assert torch.equal(stream.batch(7)["input_ids"], again.batch(7)["input_ids"])
+    assert not torch.equal(stream.batch(2)["input_ids"], other.batch(2)["input_ids"])
+    parts = [stream.batch(5, rank, 3)["input_ids"] for rank in range(3)]
+    assert torch.equal(torch.cat(parts), stream.batch(5)["input_ids"])
+
+
+def test_cells_without_a_label_are_not_revealed(puzzle_set):
+    unlabelled = PuzzleSet(puzzle_set.puzzle, puzzle_set.questions, puzzle_set.answers * 0, "no labels")
+    batch = PuzzleStream(unlabelled, 50, seed=0, augment=False, reveal=1.0, max_steps=10).batch(0)
+    assert (batch["input_ids"] > 0).all()
+
+
+def test_revealing_needs_open_cells():
+    grid = get_puzzle("grid-1x2", symbols="ab")
+    boards = np.array([[1, 2]], dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"reveal is 0\.5, but no symbol of grid-1x2 .* `givens` names it"):
+        PuzzleStream(PuzzleSet(grid, boards, boards, "two cells"), 1, seed=0, augment=False, reveal=0.5, max_steps=1)

@@ -20,6 +20,7 @@ from air_hf.benchmark.ceiling import SquareProduct, copy_rate, record_products, 
 from air_hf.benchmark.published import PublishedCode
 from air_hf.benchmark.where import time_by_group
 from air_hf.data import PuzzleStream
+from air_hf.runs.data import make_stream
 from air_hf.runs.start import make_accelerator, make_model
 from air_hf.training import Learner
 from air_hf.training.backend import should_compile
@@ -45,7 +46,7 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
     if published:
         theirs = PublishedCode(published, case, clock.device, clock.dtype, should_compile(recipe.compile, clock.device))
     model = case.model or make_model(recipe, config, accelerator)
-    stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, recipe.augment, recipe.images_per_puzzle)
+    stream = make_stream(case.puzzles, recipe)
     plain_stream = PuzzleStream(case.puzzles, batch_size, recipe.seed, augment=False)
     ids = stream.batch(0)["input_ids"].to(clock.device)
     plain = Learner(copy.deepcopy(model), replace(recipe, compile="off"), accelerator)

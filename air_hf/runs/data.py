@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from air_hf.data import PuzzleSet, load_published, load_puzzles
+from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
 from air_hf.evaluation import bare_name
 from air_hf.puzzles import Puzzle
 from air_hf.run_recipe import RunRecipe
@@ -98,3 +98,16 @@ def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
         revision = train.dataset_revision or recipe.dataset_revision  # the same commit, whatever is pushed meanwhile
         test = load_dataset(recipe.dataset, recipe.dataset_config, "test", revision, puzzle, cache_dir=recipe.cache_dir)
     return train.sample(recipe.train_limit, recipe.data_seed), test.sample(recipe.eval_limit, recipe.data_seed)
+
+
+def make_stream(puzzles: PuzzleSet, recipe: RunRecipe) -> PuzzleStream:
+    """The batches that a run of this recipe trains on."""
+    return PuzzleStream(
+        puzzles,
+        recipe.batch_size,
+        recipe.seed,
+        recipe.augment,
+        recipe.images_per_puzzle,
+        recipe.reveal,
+        recipe.max_steps,
+    )

@@ -7,14 +7,13 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from air_hf.data import PuzzleStream
 from air_hf.evaluation import EvaluationResult, evaluate_model
 from air_hf.hub import EVALUATION
 from air_hf.hub.publishing import BackgroundPublisher
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.checkpoint import load_checkpoint, save_checkpoint
-from air_hf.runs.data import Source
+from air_hf.runs.data import Source, make_stream
 from air_hf.runs.facts import check_resumption, read_progress, run_facts
 from air_hf.runs.folder import RunFolder
 from air_hf.runs.interruption import Interrupted, Interruption
@@ -52,9 +51,7 @@ class Run:
         self.recipe = self.learner.recipe
         self.facts = run_facts(self.recipe, train, test, accelerator)
         self.folder = RunFolder(recipe.output_dir, recipe.keep_checkpoints)
-        self.stream = PuzzleStream(
-            train.puzzles, recipe.batch_size, recipe.seed, recipe.augment, recipe.images_per_puzzle
-        )
+        self.stream = make_stream(train.puzzles, recipe)
         self.memory = estimate_memory(self.learner)
         self._resume()
         self.minutes_are_over = (
