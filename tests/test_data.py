@@ -239,9 +239,12 @@ def test_revealed_cells_fall_to_none_at_the_last_step(puzzle_set):
         shares = changed.sum(1) / open_before.sum(1)
         expected.append(round(float(shares.mean()), 2))
         if step == 0:  # uniform between 0 and 0.6: as many boards in each half
-            assert 0.4 < float((shares < 0.3).float().mean()) < 0.6 and float(shares.max()) < 0.9
-    assert expected[0] == pytest.approx(0.3, abs=0.03) and expected[1] == pytest.approx(0.15, abs=0.02)
-    assert expected[2] < 0.01 and expected[3:] == [0, 0]
+            assert 0.4 < float((shares < 0.3).float().mean()) < 0.6
+            assert float(shares.max()) < 0.9
+    assert expected[0] == pytest.approx(0.3, abs=0.03)
+    assert expected[1] == pytest.approx(0.15, abs=0.02)
+    assert expected[2] < 0.01
+    assert expected[3:] == [0, 0]
 
 
 def test_revealed_cells_depend_on_seed_and_step_alone(puzzle_set):

@@ -79,6 +79,9 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
         assert [(row["name"], row["values"]) for row in csv.DictReader(file)] == [("Lx_H", "0.0")]
     for name in ("table.png", "curves.png"):
         assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
+    (recorded,) = json.loads((tmp_path / "sweep" / "evaluations.json").read_text()).items()
+    assert recorded[0] == "Lx_H, seed 0"
+    assert [(line["step"], line["exact_accuracy"], line["num_puzzles"]) for line in recorded[1]] == [(2, 0.0, 10)]
     capsys.readouterr()
     facts = scores.parent / "training_state" / "manifest.json"
     facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != scores.name}))

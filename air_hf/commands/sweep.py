@@ -12,7 +12,7 @@ from air_hf.puzzles import family_name
 from air_hf.recipes import recipe_tasks
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
-from air_hf.runs.sweep_table import compare, write_tables
+from air_hf.runs.sweep_table import compare, write_evaluations, write_tables
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
 _OWN = ("seed", "output_dir", "resume_from")  # fields that a sweep sets
@@ -70,6 +70,7 @@ def _sweep(args: argparse.Namespace) -> int:
         note += f" base: {first}."
     comparison = compare(curves, family_name(scores["puzzle"]))
     write_tables(comparison, curves, args.output, f"Sweep of {args.task or args.config}", note)
+    write_evaluations({str(run): run.evaluations for run in finished}, args.output)
     print((args.output / "table.md").read_text(encoding="utf-8"))
     return 0 if args.table_only or len(finished) == len(runs) else 1
 

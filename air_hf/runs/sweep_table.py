@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ import yaml
 from air_hf.files import atomic_file, write_text
 
 _NOT_KNOWN = (math.nan, math.nan)
+_MARKS = "os^Dv*PX<>"
+_SCORES = ("step", "minutes", "exact_accuracy", "cell_accuracy", "num_puzzles")
 
 
 @cache
@@ -137,6 +140,12 @@ def write_tables(
     _draw_curves(curves, folder / "curves.png")
 
 
+def write_evaluations(evaluations: dict[str, list[dict]], folder: Path) -> None:
+    """Writes `evaluations.json`: the scores of every evaluation of every run, by the run's name."""
+    scores = {name: [{key: line[key] for key in _SCORES} for line in lines] for name, lines in evaluations.items()}
+    write_text(folder / "evaluations.json", json.dumps(scores, indent=1) + "\n")
+
+
 def _number(mean: float, deviation: float) -> str:
     if math.isnan(mean):
         return ""
@@ -169,18 +178,23 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 
 def _draw_curves(curves: list[tuple[str, list[dict]]], path: Path) -> None:
-    """Accuracy against minutes of training, a line a run, a colour a setting."""
+    """Accuracy against steps and against minutes of training, a line a run, a colour and a mark a setting."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes, colours = figure.subplots(), {}
-    for name, evaluations in curves:
-        minutes, exact = zip(*((line["minutes"], 100 * line["exact_accuracy"]) for line in evaluations), strict=True)
-        label = None if name in colours else name
-        colour = colours.setdefault(name, f"C{len(colours) % 10}")
-        axes.plot(minutes, exact, ".-", color=colour, linewidth=1, alpha=0.7, label=label)
-    axes.set(xlabel="minutes of training", ylabel="exact accuracy, %", ylim=(-2, 102))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    by_steps, by_minutes = figure.subplots(1, 2, sharey=True)
+    styles = {name: (f"C{place % 10}", _MARKS[place % len(_MARKS)]) for place, name in enumerate(dict(curves))}
+    for axes, unit in ((by_steps, "step"), (by_minutes, "minutes")):
+        unnamed = set(styles)
+        for name, evaluations in curves:
+            places, exact = zip(*((line[unit], 100 * line["exact_accuracy"]) for line in evaluations), strict=True)
+            colour, mark = styles[name]
+            label = name if name in unnamed else None
+            unnamed.discard(name)
+            axes.plot(places, exact, color=colour, marker=mark, markersize=4, linewidth=1, alpha=0.7, label=label)
+        axes.grid(alpha=0.3)
+    by_steps.set(xlabel="training step", ylabel="exact accuracy, %", ylim=(-2, 102))
+    by_minutes.set(xlabel="minutes of training")
+    by_steps.legend(fontsize=7)
     with atomic_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
