@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, StrictDataclassError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         print(f"air-hf {name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        print(f"air-hf {name}: stopped", file=sys.stderr)
+        status = 130
     sys.exit(status or 0)
 
 

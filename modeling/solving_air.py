@@ -12,8 +12,10 @@ Axis letters: B puzzles, S cells, n slots or boards.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
+import numbers
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -34,10 +36,15 @@ CHOICES = {
 _MOST_NOISE = 1000  # the states' numbers are of the order of 1; far larger ones overflow
 _LEAST = {"max_segments": 1, "patience": 1, "rollouts": 1, "rollouts_at_once": 1, "budget": 1}
 _DEEPER = 2  # times the model's own segments, where a budget allows it: depth pays before rollouts do
+_OVER = object()  # what a source that has ended gives
 _MOST = 2**16  # of each; more is a mistake that would look like a hang
 
 Verifier = Callable[[torch.LongTensor, torch.LongTensor], Iterable[bool]]
 Images = Callable[[torch.LongTensor, int], tuple[torch.LongTensor, Callable[[torch.LongTensor], torch.LongTensor]]]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and type(value) is not bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,20 +104,23 @@ class SolveConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if type(value) is not int:
+            if type(value) is bool or not isinstance(value, numbers.Integral):
                 raise ValueError(f"{name} is {value!r}; expected a whole number.")
+            object.__setattr__(self, name, int(value))  # one of NumPy's would not become JSON
             if not least <= value <= _MOST:
                 raise ValueError(f"{name} is {value}; it must be at least {least} and at most {_MOST}.")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+        if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed!r}; expected a whole number from 0 to 2**63 - 1.")
+        object.__setattr__(self, "seed", int(self.seed))
         for name in ("symmetries", "plain_first"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         for name in ("noise", "q_halt_threshold"):
             value = getattr(self, name)
-            is_number = abs(value) <= 2**53 if type(value) is int else type(value) is float and math.isfinite(value)
+            is_number = abs(value) <= 2**53 if _is_whole(value) else isinstance(value, float) and math.isfinite(value)
             if not is_number:
                 raise ValueError(f"{name} is {value!r}; expected a number.")
+            object.__setattr__(self, name, int(value) if _is_whole(value) else float(value))
         if not 0 <= self.noise <= _MOST_NOISE:
             raise ValueError(
                 f"noise is {self.noise}; a standard deviation is at least 0, and here at most {_MOST_NOISE}."
@@ -125,7 +135,12 @@ class SolveConfig:
         """Cheap first, then depth, then rollouts, only for what is unsolved, for at most `budget` model calls a puzzle.
 
         The plain rollout runs until it is accepted or spent; then come noisy ones, one after another.
+
+        Raises:
+            ValueError: no budget, or a value out of its range.
         """
+        if budget is None:
+            raise ValueError("budget is None; the adaptive mode needs one, a whole number.")
         first = {"early_exit": "q_halt", "q_halt_threshold": 4.0, "noise": 0.3}
         always = {"rollouts": max(1, min(budget, _MOST)) if type(budget) is int else 1, "plain_first": True}
         return cls(**(first | always | {"rollouts_at_once": 1, "budget": budget} | options))
@@ -254,8 +269,10 @@ class _Task:
         if config.budget is None:
             return width, self.max_segments
         left = config.budget - self.num_calls
-        width = min(width, left)
-        return (width, min(self.max_segments, left // width)) if width else (0, 0)
+        if not left or not width:
+            return 0, 0
+        # A wave is no wider than lets each rollout run to its end; only the last one of all is cut short.
+        return min(width, max(1, left // self.max_segments)), min(self.max_segments, left)
 
     def start(self, width: int, cap: int, images: Images | None, device, keep_history: bool) -> list[Rollout]:
         wave = []
@@ -283,7 +300,7 @@ class _Task:
                 best = max(range(len(boards)), key=lambda i: (times[boards[i]], candidates[i].q_halt_logit))
                 chosen = candidates[best]
             elif self.config.select == "cells":
-                sequence = torch.stack([rollout.answer for rollout in candidates]).mode(0).values
+                sequence = _vote(sorted(candidates, key=lambda each: -each.q_halt_logit))
                 chosen = max(candidates, key=lambda each: (int((each.answer == sequence).sum()), each.q_halt_logit))
             else:
                 chosen = max(candidates, key=lambda each: (each.score, each.q_halt_logit))
@@ -291,6 +308,14 @@ class _Task:
             self.index, chosen.answer if sequence is None else sequence, chosen.q_halt_logit, chosen.num_segments,
             self.num_calls, chosen.accepted, self.rollouts,
         )  # fmt: skip
+
+
+def _vote(rollouts: list[Rollout]) -> torch.LongTensor:
+    """The most frequent symbol of each cell (S,); where several are as frequent, that of the foremost rollout."""
+    answers = torch.stack([rollout.answer for rollout in rollouts])
+    votes = (answers[:, None] == answers).sum(1)  # (K, S): for what each rollout says
+    places = torch.arange(len(answers))[:, None]
+    return answers.gather(0, (votes * len(answers) - places).argmax(0, keepdim=True))[0]
 
 
 class SolvingEngine:
@@ -336,26 +361,36 @@ class SolvingEngine:
         self._answers: torch.LongTensor | None = None  # (n, S) after the last segment; -1 in new slots
 
     @torch.no_grad()
-    def run(self, puzzles: Iterable[Puzzle]) -> Iterator[Answer]:
-        """Answers as they are found, not in the puzzles' order; reads ahead no further than there are slots."""
-        source = (_Task(index, puzzle, self.config, self.max_segments) for index, puzzle in enumerate(puzzles))
+    def run(self, puzzles: Iterable[Puzzle | None]) -> Iterator[Answer]:
+        """Answers as they are found, not in the puzzles' order; reads ahead no further than there are slots.
+
+        A source that has no puzzle yet and may have one later gives None: what is in the slots goes on meanwhile.
+        """
+        index = itertools.count()
+        source = (
+            None if puzzle is None else _Task(next(index), puzzle, self.config, self.max_segments) for puzzle in puzzles
+        )
         waiting: deque[_Task] = deque()
         while True:
-            self._fill(source, waiting)
+            is_over = self._fill(source, waiting)
             if not self._slots:
-                return
+                if is_over:
+                    return
+                continue
             self._disturb()
             before = self._unroll.state
             self._record(next(self._unroll), before)
             yield from self._settle(waiting)
 
-    def _fill(self, source: Iterator[_Task], waiting: deque[_Task]) -> None:
-        """Lets waves start while there is room: of puzzles that go on, then of new ones."""
+    def _fill(self, source: Iterator[_Task | None], waiting: deque[_Task]) -> bool:
+        """Lets waves start while there is room: of puzzles that go on, then of new ones; whether the source is over."""
         new: list[tuple[_Task, Rollout]] = []
+        is_over = False
         while (room := self.batch_size - len(self._slots) - len(new)) > 0:
             if not waiting:
-                task = next(source, None)
-                if task is None:
+                task = next(source, _OVER)
+                is_over = task is _OVER
+                if is_over or task is None:
                     break
                 waiting.append(task)
             width, cap = waiting[0].next_wave()
@@ -367,6 +402,7 @@ class SolvingEngine:
             new += [(task, rollout) for rollout in wave]
         if new:
             self._place(new)
+        return is_over
 
     def _place(self, new: list[tuple[_Task, Rollout]]) -> None:
         """Encodes the questions of new rollouts and puts them behind the slots in use."""

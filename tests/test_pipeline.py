@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
@@ -18,9 +20,12 @@ from transformers.pipelines.pt_utils import KeyDataset
 from air_hf import AIRForPuzzleSolving, PuzzleSolvingPipeline, cli, variant_config
 from air_hf.dataset_builders.generate import generate_split
 from air_hf.files import sole_writer
+from air_hf.hub import load_model
 from air_hf.modeling.rules_air import get_rules
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, puzzle_of
+from air_hf.solving import SolveConfig, make_engine
 from air_hf.solving.results import COLUMNS
+from air_hf.solving.stream import read_lines, solve_rows
 from air_hf.tokenization import build_tokenizer
 
 pytest_plugins = ["support.hub_fixtures"]
@@ -401,10 +406,10 @@ def test_solve_draws_a_board(capsys, checkpoint, solver, boards):
 
 def test_solve_says_what_is_wrong_with_a_board(capsys, checkpoint):
     for board, message in BAD_BOARDS[:-1]:
-        status, out, _ = air_hf_solve(capsys, checkpoint, board)
-        assert status == 1
-        assert out.startswith("not solved: sudoku-4x4: ")
-        assert message.removesuffix("'") in out  # the list of symbols names their aliases, too
+        status, _, err = air_hf_solve(capsys, checkpoint, board)
+        assert status == 2
+        assert "air-hf solve: error: sudoku-4x4: " in err
+        assert message.removesuffix("'") in err  # the list of symbols names their aliases, too
 
 
 def test_solve_a_file(capsys, checkpoint, boards, tmp_path):
@@ -442,23 +447,74 @@ def test_solve_goes_on_after_bad_boards(capsys, checkpoint, boards, tmp_path):
     }  # fmt: skip
 
 
-def test_solve_reads_standard_input(capsys, monkeypatch, checkpoint, boards, tmp_path):
-    text = "\r\n".join(boards[0][:3]) + "\n\n12\n"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+@pytest.fixture
+def type_boards(monkeypatch, tmp_path):
+    """Makes bytes what standard input holds."""
+    with ExitStack() as files:
+
+        def type_in(text: bytes) -> None:
+            (tmp_path / "typed").write_bytes(text)
+            monkeypatch.setattr(sys, "stdin", files.enter_context(open(tmp_path / "typed", "rb")))
+
+        yield type_in
+
+
+def test_solve_reads_standard_input(capsys, type_boards, checkpoint, boards, tmp_path):
+    text = ("\r\n".join(boards[0][:3]) + "\n\n12").encode() + b"\n\xff\xfe\n" + boards[0][3].encode()
+    type_boards(text)
     status, out, err = air_hf_solve(capsys, checkpoint, "-")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 1
-    assert [row["solution"] for row in rows] == [*boards[1][:3], ""]
-    assert "3 of 4 boards solved (75.0%), 1 breaking the rules" in err
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    status, out, _ = air_hf_solve(capsys, checkpoint, "-", "--output", tmp_path / "out.csv")
-    assert (status, read_rows(tmp_path / "out.csv")) == (1, rows)
+    assert [row["solution"] for row in rows] == [*boards[1][:3], "", "", boards[1][3]]
+    assert "4 of 6 boards solved (66.7%), 2 breaking the rules" in err
+    for _ in range(2):  # the second time, what the first wrote is passed over
+        type_boards(text)
+        status, out, _ = air_hf_solve(capsys, checkpoint, "-", "--output", tmp_path / "out.csv")
+        assert (status, read_rows(tmp_path / "out.csv")) == (1, rows)
 
 
-def test_solve_goes_on_after_a_line_longer_than_csv_readers_take(capsys, monkeypatch, checkpoint, boards, tmp_path):
+@pytest.mark.parametrize("mode", ["plain", "adaptive"])
+def test_solve_answers_as_boards_come(checkpoint, boards, mode):
+    """Whoever types a board, or writes them slowly, need not wait for a full batch or for the end."""
+    reading, writing = os.pipe()
+    model = load_model(checkpoint)
+    engine = make_engine(model, SolveConfig() if mode == "plain" else SolveConfig.adaptive(8), batch_size=64)
+    with open(reading, "rb", buffering=0) as lines, open(writing, "wb", buffering=0) as pen:
+        results = solve_rows(engine, SUDOKU, read_lines(lines))
+        for typed in (boards[0][0], "12", boards[0][1], boards[0][2]):
+            pen.write(typed[:1].encode())
+            pen.write(typed[1:].encode() + b"\n")
+            row, result = next(results)
+            assert (row.question, result.solution is None) == (typed, typed == "12")
+        pen.close()
+        assert list(results) == []
+
+
+def test_solve_chooses_a_model_by_the_first_board_that_is_one(capsys, type_boards, tmp_path):
+    example = get_puzzle("sudoku-4x4").example
+    file = write_boards(tmp_path / "boards.csv", ["123", "", example])
+    words = ["solve", "--mode", "plain", "--max_segments", "1", "--output"]
+    type_boards(f"123\n{example}\n".encode())
+    for source, bad in ((str(file), 2), ("-", 1)):
+        with pytest.raises(SystemExit):
+            cli.main([*words, str(tmp_path / "out.csv"), source])
+        said = capsys.readouterr()
+        assert f"{bad} breaking the rules" in said.out, said.err
+        (tmp_path / "out.csv").unlink()
+        (tmp_path / "out.csv.how.json").unlink()
+    type_boards(b"123\n12345\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["solve", "-"])
+    assert ended.value.code == 2
+    assert "standard input: no model could be chosen by the first 2 boards (the last of them: a board of 5 symbols" in (
+        capsys.readouterr().err
+    )
+
+
+def test_solve_goes_on_after_a_line_longer_than_csv_readers_take(capsys, type_boards, checkpoint, boards, tmp_path):
     output, said = tmp_path / "out.csv", []
     for _ in range(2):  # the second time, from what the first wrote
-        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'.' * 200_000}\n{boards[0][0]}\n"))
+        type_boards(f"{'.' * 200_000}\n{boards[0][0]}\n".encode())
         status, out, err = air_hf_solve(capsys, checkpoint, "-", "--output", output)
         assert status == 1, err
         said.append(out)
@@ -521,7 +577,7 @@ def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
         (["nowhere.csv"], "nowhere.csv is no file; expected a board, a CSV file or -"),
         (["no/where"], "no/where is no file"),
         (["{folder}"], "is no file"),
-        (["{folder}/answers.csv"], "answers.csv: column question is missing; the columns are answer"),
+        (["{folder}/answers.csv"], "answers.csv: column question is missing; the columns are answer; is it a board a"),
         (["{folder}/empty.csv"], "empty.csv: column question is missing; the columns are none"),
         (["{folder}/header.csv"], "header.csv holds no boards"),
         (["{folder}/header.csv", "--output", "{folder}/header.csv"], "the file of boards itself"),
@@ -534,6 +590,9 @@ def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
             ["." * 16, "--early_stop", "--early_exit", "never"],
             "--early_stop is --early_exit trained; --early_exit never is given, too",
         ),
+        (["." * 16, "--early_stop", "--mode", "calibrated"], "--early_stop is a mode of its own"),
+        (["." * 16, "--early_exit", "unchanged"], "--early_exit unchanged does not tell when a board is solved"),
+        (["." * 16, "--patience", "4"], "--patience is that of --early_exit unchanged; this is verifier"),
         (["." * 16, "--model", "{folder}"], "holds no checkpoint: config.json is missing"),
         (["." * 16, "--batch_size", "0"], "argument --batch_size: 0 is less than 1"),
         (["." * 16, "--device", "abacus"], "argument --device: 'abacus' cannot be used"),

@@ -241,7 +241,7 @@ def test_names():
     for name in ("chess-8x8", "sudoku", "sudoku-5x5", "sudoku-4x9", "maze-1x1"):
         with pytest.raises(PuzzleError, match=r"\d+x\d+|unknown puzzle"):
             get_puzzle(name)
-    with pytest.raises(PuzzleError, match="15 symbols on 1 lines is neither square"):
+    with pytest.raises(PuzzleError, match=r"15 symbols on 1 lines is neither square \(4x4 has 16\) nor"):
         infer_puzzle("." * 15)
 
 

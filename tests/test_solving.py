@@ -15,7 +15,7 @@ import torch
 
 from air_hf import AIRForPuzzleSolving, cli, variant_config
 from air_hf.hub import CheckpointError, load_model
-from air_hf.modeling.solving_air import SOLVE_CONFIG, Puzzle, _seed
+from air_hf.modeling.solving_air import SOLVE_CONFIG, Puzzle, SolvingEngine, _seed
 from air_hf.puzzles import get_puzzle
 from air_hf.solving import SolveConfig, find_images, make_engine, solve
 from air_hf.solving.calibration import Segments, calibrate
@@ -240,8 +240,10 @@ def test_selection(select, model, ids):
         if select == "most_frequent":
             assert Counter(boards)[ours] == max(Counter(boards).values())
         elif select == "cells":
-            counts = [Counter(cell) for cell in zip(*boards, strict=True)]
-            assert all(count[symbol] == max(count.values()) for count, symbol in zip(counts, ours, strict=True))
+            by_trust = sorted(zip(scores, boards, strict=True), reverse=True)
+            cells = list(zip(*(board for _, board in by_trust), strict=True))
+            # max is the first of those that are as frequent: of the rollout with the highest q_halt.
+            assert ours == tuple(max(cell, key=cell.count) for cell in cells)
         elif select == "verifier":
             valid = [SUDOKU.find_error(ids[index].numpy(), np.array(board)) is None for board in boards]
             assert (SUDOKU.find_error(ids[index].numpy(), np.array(ours)) is None) == any(valid)
@@ -294,6 +296,43 @@ def test_the_adaptive_mode_spends_on_what_is_unsolved_only(model):
     assert [len(rollouts) for rollouts, ended in zip(found.rollouts, found.accepted, strict=True) if not ended] == (
         [4] * int((~found.accepted).sum())
     )
+
+
+def test_a_budget_runs_rollouts_to_their_end_and_cuts_the_last_one_short(model, ids):
+    """However many rollouts are asked for: many short ones would answer nothing."""
+    for at_once in (1, 16):
+        config = SolveConfig(budget=11, rollouts=16, noise=0.3, max_segments=4, rollouts_at_once=at_once)
+        found = solve(model, ids[:5], config)
+        assert [[rollout.num_segments for rollout in each] for each in found.rollouts] == [[4, 4, 3]] * 5
+    found = solve(model, ids[:5], SolveConfig(budget=100, rollouts=5, noise=0.3, max_segments=4))
+    assert found.num_calls.tolist() == [20] * 5
+
+
+def test_a_source_without_a_next_board_yet_is_asked_again(model, ids):
+    """Boards go on while the source waits, and its end is told from a pause."""
+    asked = []
+
+    def source():
+        for index, question in enumerate(ids[:6]):
+            for _ in range(index % 3):
+                asked.append(index)
+                yield None
+            yield Puzzle(question)
+        yield None
+
+    config = SolveConfig(max_segments=3)
+    found = sorted(SolvingEngine(model, config, batch_size=4).run(source()), key=lambda answer: answer.index)
+    assert [answer.index for answer in found] == list(range(6))
+    assert torch.equal(torch.stack([answer.sequence for answer in found]), solve(model, ids[:6], config).sequences)
+    assert len(asked) == 6
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = SolveConfig(noise=np.float64(0.5), rollouts=np.int64(3), seed=np.int64(2), q_halt_threshold=np.int64(4))
+    assert config == SolveConfig(noise=0.5, rollouts=3, seed=2, q_halt_threshold=4)
+    assert json.loads(config.to_json()) == {"noise": 0.5, "rollouts": 3, "seed": 2, "q_halt_threshold": 4}
+    with pytest.raises(ValueError, match="budget is None; the adaptive mode needs one"):
+        SolveConfig.adaptive(budget=None)
 
 
 def test_a_budget_smaller_than_the_models_segments_is_kept(model, ids):
@@ -543,7 +582,11 @@ def test_options_make_the_plan():
     # A grid of which nothing is known has neither rules nor symmetries.
     by_rules, by_q = (config_of(adaptive, stored, puzzle) for puzzle in (SUDOKU, get_puzzle("grid-4x4", symbols=".ab")))
     assert (by_rules.early_exit, by_rules.budget, by_rules.symmetries) == ("verifier", 99, True)
-    assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 2.5, False)
+    # What loses nothing of the plain loop's accuracy accepts its wrong answers, too; only a stricter threshold counts.
+    assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 4.0, False)
+    assert config_of(adaptive, replace(stored, q_halt_threshold=5.5), None).q_halt_threshold == 5.5
+    low = parse_options("adaptive", "--early_exit", "q_halt", "--q_halt_threshold", "1")
+    assert config_of(low, stored, SUDOKU).q_halt_threshold == 1
     assert config_of(adaptive, SolveConfig(), None).q_halt_threshold == 4.0
     assert not config_of(parse_options("adaptive", "--no-symmetries"), stored, SUDOKU).symmetries
     assert "the verifier took part" in describe(by_rules)

@@ -150,6 +150,10 @@ def test_what_a_call_refuses(make_model, arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"early_stop": True, "early_exit": "never"},
+            "early_stop is early_exit='trained'; early_exit='never' is given",
+        ),
         ({"early_stop": "no"}, "early_stop is 'no'; expected True or False"),
         ({"q_halt_threshold": float("nan"), "early_stop": True}, "q_halt_threshold is nan; expected a number"),
         ({"max_segments": True}, "max_segments is True; expected a whole number"),

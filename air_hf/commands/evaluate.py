@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--dataset_config", help="configuration of the data set (default: its default one)")
     parser.add_argument("--dataset_revision", help="branch, tag or commit of the data set (default: main)")
     parser.add_argument("--limit", type=count, help="score a random sample of this many puzzles")
-    parser.add_argument("--seed", type=seed, default=0, help="of the sample (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of sample, noise and images (default %(default)s)")
     parser.add_argument("--max_segments", type=count, help="segments to run (default: the checkpoint's)")
     parser.add_argument("--batch_size", type=count, default=256, help="boards at a time (default %(default)s)")
     add_options(parser, mode="plain", without=("max_segments", "seed"))
@@ -65,6 +65,6 @@ def _evaluate(args: argparse.Namespace) -> None:
         model, source.puzzles, args.batch_size, args.max_segments, step=trained.get("step"), ema=trained.get("ema"),
         origin=source.origin(),
     )  # fmt: skip
-    print(result.table())
+    print(f"{result.table()}\n{describe(config)}")
     if args.output:
         write_text(args.output, json.dumps(result.to_dict(), indent=2) + "\n")

@@ -17,13 +17,13 @@ from air_hf.files import sole_writer
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.hub.loading import weights_sha256
 from air_hf.parsing import count
-from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle, puzzle_of
+from air_hf.puzzles import Puzzle, infer_puzzle, puzzle_of
 from air_hf.puzzles.drawing import print_boards
 from air_hf.puzzles.reading import DataError
 from air_hf.solving import SolveConfig, SolvingEngine, make_engine
 from air_hf.solving.files import FileWork
 from air_hf.solving.options import add_options, config_of, describe
-from air_hf.solving.stream import Question, Row, read_dataset, read_file, read_lines, read_question
+from air_hf.solving.stream import Question, Row, choose_puzzle, read_dataset, read_file, read_lines, read_question
 
 _STDIN = "-"
 _FILES = (".csv", ".parquet")
@@ -61,6 +61,8 @@ def _solve(args: argparse.Namespace) -> int:
     if args.early_stop:
         if args.early_exit is not None:
             raise ValueError(f"--early_stop is --early_exit trained; --early_exit {args.early_exit} is given, too")
+        if args.mode == "calibrated":
+            raise ValueError("--early_stop is a mode of its own, and --mode calibrated is given, too")
         args.mode, args.early_exit = "plain", "trained"
     if args.dataset is not None:
         if args.output is None:
@@ -68,7 +70,8 @@ def _solve(args: argparse.Namespace) -> int:
         rows = read_dataset(args.dataset, args.dataset_config, args.split, args.cache_dir)
         return _solve_rows(args, rows, f"data set {args.dataset}", args.output, None)
     if args.boards == _STDIN:
-        return _solve_rows(args, read_lines(), "standard input", args.output, None)
+        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:
+            return _solve_rows(args, read_lines(lines), "standard input", args.output, None)
     if os.path.isfile(args.boards):  # Path.is_file raises an error where a board is too long for a file's name
         return _solve_file(args, Path(args.boards))
     if os.path.isdir(args.boards) or os.sep in args.boards or args.boards.lower().endswith(_FILES):  # as no board does
@@ -84,8 +87,6 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         ValueError: options that contradict one another.
     """
     dtype = {} if args.dtype is None else {"dtype": args.dtype}
-    if args.model is None:
-        args.model = checkpoint_for(infer_puzzle(_first_board(args)).name)
     model = load_model(args.model, **place_of(args), **dtype)
     puzzle = puzzle_of(model.config)
     if puzzle is None:
@@ -98,27 +99,14 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
     return make_engine(model, config, args.batch_size), puzzle, config
 
 
-def _first_board(args: argparse.Namespace) -> str:
-    if args.dataset is not None or args.boards == _STDIN:
-        raise ValueError("--model is missing; it is chosen by the first board of a board or a file only")
-    if not os.path.isfile(args.boards):
-        return args.boards
-    first = next(read_file(Path(args.boards))[0], None)
-    if first is None or first.question is None:
-        raise DataError(f"{args.boards}: the first row has no question, by which a model could be chosen; say --model")
-    return first.question
-
-
 def _solve_board(args: argparse.Namespace) -> int:
     """Draws question and answer side by side."""
     if args.output is not None:
         raise ValueError("--output is for a file of boards, or -; one board is drawn")
+    if args.model is None:
+        args.model = checkpoint_for(infer_puzzle(args.boards).name)
     engine, puzzle, config = _load(args)
-    try:
-        question = read_question(puzzle, args.boards)
-    except PuzzleError as error:
-        print(f"not solved: {error}")
-        return 1
+    question = read_question(puzzle, args.boards)
     found = next(engine.run([Question(question)]))
     question, answer = question.numpy().astype("uint8"), found.sequence.numpy().astype("uint8")
     error = puzzle.find_error(question, answer)
@@ -147,12 +135,15 @@ def _solve_file(args: argparse.Namespace, path: Path) -> int:
 
 
 def _solve_rows(
-    args: argparse.Namespace, rows: Iterator[Row], source: str, output: Path | None, total: int | None
+    args: argparse.Namespace, rows: Iterator[Row | None], source: str, output: Path | None, total: int | None
 ) -> int:
     """Solves what `output` does not have yet and says how it went; to standard output if there is no `output`."""
     state = _processes(args)
     if state.num_processes > 1 and args.boards == _STDIN:
         raise ValueError("standard input is read by one process; write the boards to a file")
+    if args.model is None:
+        name, rows = choose_puzzle(rows, source)
+        args.model = checkpoint_for(name)
     work = FileWork(rows, source, output, total, state)
     try:
         with sole_writer(output) if output is not None and state.is_main_process else nullcontext():
@@ -163,7 +154,7 @@ def _solve_rows(
             )  # fmt: skip
             tally, speed = work.solve(engine, puzzle)
     except KeyboardInterrupt:
-        print(f"stopped; the same command completes {output or 'nothing'}", file=sys.stderr)
+        print("stopped" if output is None else f"stopped; the same command completes {output}", file=sys.stderr)
         return _STOPPED
     if state.is_main_process:
         if speed:

@@ -95,6 +95,11 @@ def complete_options(name: str, options: dict[str, str], boards) -> dict[str, st
     return find_family(family_name(name)).complete_options(options, boards)
 
 
+def _nearest(cells: int) -> str:
+    side = round(math.sqrt(cells))
+    return f" ({side}x{side} has {side * side})" if side else ""
+
+
 def infer_puzzle(board: str) -> Puzzle:
     """The puzzle a board's text belongs to: of those that have boards of its shape, the one that knows most symbols.
 
@@ -108,8 +113,8 @@ def infer_puzzle(board: str) -> Puzzle:
     rows = len(lines) if len(lines) > 1 else math.isqrt(cells)
     if cells == 0 or rows * (cells // rows if len(lines) > 1 else rows) != cells:
         raise PuzzleError(
-            f"a board of {cells} symbols on {len(lines)} lines is neither square nor one row a line; "
-            'write it so, or name the puzzle, e.g. "maze-3x5"'
+            f"a board of {cells} symbols on {len(lines)} lines is neither square{_nearest(cells)} nor one row a line; "
+            'write it so, or name the puzzle, e.g. "maze-3x5", or a model of it'
         )
     known: dict[Puzzle, int] = {}
     for family in all_families():

@@ -24,7 +24,8 @@ class FileWork:
     """This process's share of the boards, and where its results go.
 
     Args:
-        rows (`Iterator[Row]`): all boards; every process takes its own in turn.
+        rows (`Iterator[Row | None]`): all boards; every process takes its own in turn. None, for a single process: none
+            has come yet.
         source (`str`): what they are, for messages.
         output (`Path`, *optional*): CSV or Parquet file; what it has is not solved again. Standard output if None.
         total (`int`, *optional*): how many boards there are, where that is known.
@@ -35,7 +36,9 @@ class FileWork:
         DataError: there are results of another number of processes.
     """
 
-    def __init__(self, rows: Iterator[Row], source: str, output: Path | None, total: int | None, state: PartialState):
+    def __init__(
+        self, rows: Iterator[Row | None], source: str, output: Path | None, total: int | None, state: PartialState
+    ):
         if output is not None and not output.parent.exists():
             raise ValueError(f"--output is {output}, but there is no folder {output.parent}")
         self.source, self.output, self.state = source, output, state

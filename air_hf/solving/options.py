@@ -14,20 +14,21 @@ MODES = {
     "calibrated": "as the checkpoint's solve_config.json says",
 }
 _HELP = {
-    "max_segments": "segments of a rollout (default: the checkpoint's)",
+    "max_segments": "segments of a rollout (default: the checkpoint's; adaptive: twice as many)",
     "early_exit": "what ends a board before: its halting score, training's halting rule, an unchanged answer, rules",
-    "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer",
+    "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer "
+    "(adaptive: 4, or the calibrated one where that is higher)",
     "patience": "segments over which --early_exit unchanged wants the same answer",
-    "rollouts": "trajectories of a board",
-    "noise": "standard deviation of the noise before each segment; 0 is none",
+    "rollouts": "trajectories of a board (adaptive: as many as the budget allows)",
+    "noise": "standard deviation of the noise before each segment; 0 is none (adaptive: 0.3)",
     "noise_on": "states that get noise",
     "start": "states that a rollout starts from",
     "symmetries": "let every rollout but the first look at a random symmetric image of the board",
     "select": "which rollout's answer is taken",
     "plain_first": "the first rollout runs alone and without noise",
     "rollouts_at_once": "rollouts of a board that run together",
-    "budget": "most model calls (segments of one board) a board may take",
-    "seed": "of the noise",
+    "budget": "most model calls (segments of one board) a board may take (adaptive: 256)",
+    "seed": "of the noise and the images",
 }  # fmt: skip
 _NUMBERS = {"q_halt_threshold": float, "noise": float}
 
@@ -54,27 +55,38 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
 
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
-        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a calibrated threshold from it.
+        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a stricter threshold from it.
         puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
             its rollouts.
 
     Raises:
-        ValueError: a value out of its range, or a threshold that nothing looks at.
+        ValueError: a value out of its range, a threshold or patience that nothing looks at, or an adaptive mode that
+            could not tell when to stop.
     """
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(SolveConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if args.mode == "adaptive":
         early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
         chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
-        if stored.early_exit == "q_halt":
-            chosen["q_halt_threshold"] = stored.q_halt_threshold
         config = SolveConfig.adaptive(**(chosen | given))
+        if config.early_exit == "unchanged":
+            raise ValueError(
+                "--early_exit unchanged does not tell when a board is solved, and --mode adaptive goes on until it is; "
+                "choose q_halt, trained or verifier, or --mode plain"
+            )
+        # Calibration asks what the plain loop would lose by stopping, its wrong answers included; this mode goes on
+        # until it trusts an answer, so that only a stricter threshold says something here.
+        if config.early_exit == "q_halt" == stored.early_exit and "q_halt_threshold" not in given:
+            threshold = max(config.q_halt_threshold, stored.q_halt_threshold)
+            config = dataclasses.replace(config, q_halt_threshold=threshold)
     else:
         if args.mode == "calibrated" and stored == SolveConfig():
             raise ValueError(
                 "--mode calibrated, but the checkpoint has no solve_config.json; `air-hf calibrate` makes one"
             )
         config = dataclasses.replace(stored if args.mode == "calibrated" else SolveConfig(), **given)
+    if "patience" in given and config.early_exit != "unchanged":
+        raise ValueError(f"--patience is that of --early_exit unchanged; this is {config.early_exit}")
     if "q_halt_threshold" in given and config.early_exit not in ("q_halt", "trained"):
         raise ValueError(
             "--q_halt_threshold is the threshold of --early_exit q_halt and --early_exit trained; "

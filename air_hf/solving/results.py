@@ -86,7 +86,7 @@ class Journal:
     def __init__(self, path: Path, first: int = 0, every: int = 1):
         self.path, self.first, self.every = path, first, every
 
-    def take_done(self, rows: Iterator[Row], source: str) -> Iterator[tuple[Row, Result]]:
+    def take_done(self, rows: Iterator[Row | None], source: str) -> Iterator[tuple[Row, Result]]:
         """Takes the rows that the file has from `rows`; a row that was not written to its end is cut off.
 
         Raises:
@@ -95,8 +95,9 @@ class Journal:
         if not self.path.exists():
             return
         self._cut_unfinished()
+        boards = (row for row in rows if row is not None)
         for index, result in enumerate(self.read()):
-            row, number = next(rows, None), self.first + index * self.every + 1
+            row, number = next(boards, None), self.first + index * self.every + 1
             if row is None or result.question != str(row.question or ""):
                 raise DataError(
                     f"{self.path}, row {index + 1}: the question is not that of row {number} of {source}; "

@@ -5,20 +5,24 @@ Axis letters: S cells.
 """
 
 import math
-import sys
+import queue
+import threading
 from collections.abc import Iterable, Iterator
+from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 
 from air_hf.data import reading_dataset
 from air_hf.modeling.solving_air import Answer, SolvingEngine
 from air_hf.modeling.solving_air import Puzzle as Question
-from air_hf.puzzles import Puzzle, PuzzleError
+from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle
 from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header
 
 _MOST_BAD = 1000  # boards in a row that are none, and wait for those before them
+_CHUNK, _CHUNKS = 2**16, 64  # bytes of standard input read at a time, and how many of these ahead
+_PAUSE = 0.01  # seconds to wait for the next board before those at hand go on
 
 
 class Row(NamedTuple):
@@ -40,22 +44,28 @@ class Result(NamedTuple):
     error: str | None
 
 
-def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
-    """Solves boards in a stream, in their order.
+def solve_rows(engine: SolvingEngine, puzzle: Puzzle, rows: Iterable[Row | None]) -> Iterator[tuple[Row, Result]]:
+    """Solves boards in a stream, in their order; a row is None while the next one has not come.
 
     A result waits for those of the boards before it: while one board takes its budget, as many as the other slots solve
     meanwhile are held.
     """
-    numbered = enumerate(rows)
+    numbers, remaining = count(), iter(rows)
     ready: dict[int, tuple[Row, Result]] = {}
     places: dict[int, tuple[int, Row]] = {}  # of the engine's puzzles that are not solved yet
     is_more = True
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[Question | None]:
         """The next boards, up to the end or to so many bad ones in a row that they had better be passed on."""
         nonlocal is_more
         index = bad = 0
-        for number, row in numbered:
+        for row in remaining:
+            if row is None:
+                if bad and not places:
+                    return
+                yield None
+                continue
+            number = next(numbers)
             try:
                 board = read_question(puzzle, row.question)
             except PuzzleError as error:
@@ -160,11 +170,56 @@ def _rows_of(records: Iterable[dict], name: str, config: str | None, split: str)
         yield _row(record)
 
 
-def read_lines(file=None) -> Iterator[Row]:
-    """Boards from standard input, one a line."""
-    for line in sys.stdin if file is None else file:
-        if board := line.rstrip("\r\n").removeprefix("\ufeff"):
-            yield Row(board, None)
+def read_lines(file: BinaryIO) -> Iterator[Row | None]:
+    """Boards of an unbuffered stream, one a line, as they come; None while the next one has not come yet.
+
+    What is no UTF-8 is in no board, so its line is one that is reported, and the others are solved.
+    """
+    chunks: queue.Queue[bytes | OSError] = queue.Queue(_CHUNKS)
+
+    def read() -> None:
+        try:
+            while chunk := file.read(_CHUNK):
+                chunks.put(chunk)
+            chunks.put(b"")
+        except OSError as error:
+            chunks.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    begun, is_over = b"", False
+    while not is_over:
+        try:
+            chunk = chunks.get(timeout=_PAUSE)
+        except queue.Empty:
+            yield None
+            continue
+        if isinstance(chunk, OSError):
+            raise chunk
+        is_over = not chunk
+        *lines, begun = [begun] if is_over else (begun + chunk).split(b"\n")
+        for line in [*lines, begun] if is_over else lines:
+            if board := line.decode("utf-8", errors="replace").rstrip("\r").removeprefix("\ufeff"):
+                yield Row(board, None)
+
+
+def choose_puzzle(rows: Iterator[Row | None], source: str) -> tuple[str, Iterator[Row | None]]:
+    """The name of the puzzle that the first well-formed board belongs to, and the rows as they were.
+
+    Raises:
+        DataError: there is none among the first rows.
+    """
+    seen, problem = [], "there are none"
+    for row in rows:
+        seen.append(row)
+        if row is None:
+            continue
+        try:
+            return infer_puzzle(str(row.question or "")).name, chain(seen, rows)
+        except PuzzleError as error:
+            problem = f"the last of them: {error}"
+        if len(seen) >= _MOST_BAD:
+            break
+    raise DataError(f"{source}: no model could be chosen by the first {len(seen):,} boards ({problem}); say --model")
 
 
 def read_records(path: Path) -> Iterator[dict[str, str | None]]:
@@ -183,7 +238,8 @@ def check_header(header: list[str], name: str | Path) -> None:
     for column, required in (("question", True), ("answer", False)):
         if header.count(column) > 1 or (required and column not in header):
             problem = "occurs twice" if column in header else "is missing"
-            raise DataError(f"{name}: column {column} {problem}; the columns are {', '.join(header) or 'none'}")
+            hint = "; is it a board a line? air-hf solve - < FILE" if len(header) == 1 else ""
+            raise DataError(f"{name}: column {column} {problem}; the columns are {', '.join(header) or 'none'}{hint}")
 
 
 def _row(record: dict) -> Row:
