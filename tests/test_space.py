@@ -159,10 +159,10 @@ def python_frames(frozen: str = "", after: int = 0) -> tuple[list[tuple[list[int
 
     rollout.observer = observe
     for segment, output in enumerate(rollout, start=1):
-        margin = output.q_halt_logits - output.q_continue_logits
+        confidence = float(output.q_halt_logits.sigmoid())
         if segment == after:
             rollout.frozen = {frozen}
-    return found, float(margin.sigmoid())
+    return found, confidence
 
 
 def test_what_the_page_shows_is_what_python_computes(page):
@@ -221,6 +221,72 @@ def test_bad_boards_are_named_and_the_shown_run_stays(page):
     assert not page.element("error").is_displayed()
 
 
+def test_nothing_runs_while_the_board_cannot_be_solved(page):
+    page.open(f"#board={BOARD}")
+    page.cell("Q", 1).click()
+    page.driver.switch_to.active_element.send_keys("1")
+    page.wait("return document.getElementById('verdict').textContent.startsWith('Waiting')")
+    before = page.js("return document.body.dataset.run")
+    page.element("freeze-H").click()
+    page.go_to(2)
+    page.js("const s = document.getElementById('seed'); s.value = 5; s.dispatchEvent(new Event('change'))")
+    page.wait("return document.getElementById('now').textContent.includes('update 2 of 2')")
+    assert page.js("return document.body.dataset.run") == before
+    assert page.text("verdict").startswith("Waiting")
+    assert "stands twice" in page.text("error")
+
+
+def test_a_model_may_be_changed_while_another_loads(page):
+    """Its facts go to nobody else, and what a visitor does meanwhile does not run on the wrong model."""
+    page.open(f"#board={BOARD}")
+    choose = "document.getElementById('model').value = '{}'; document.getElementById('model').onchange();"
+    first = page.js("return document.getElementById('model').value")
+    page.js(choose.format("maze") + choose.format(first) + choose.format("maze") + """
+        const s = document.getElementById('sigma'); s.value = 0.5; s.dispatchEvent(new Event('change'));
+        document.dispatchEvent(new KeyboardEvent('keydown', {key: '.', bubbles: true}));""")  # fmt: skip
+    assert page.js("return document.querySelector('.stage').inert")
+    page.wait("return !document.querySelector('.stage').inert")
+    page.wait("run.done")
+    assert page.element("board-H").get_attribute("data-family") == "maze"
+    assert len(page.symbols("H")) == 16
+    assert page.text("error") == ""
+
+
+def test_attention_is_there_after_a_run_that_was_broken_off(page):
+    page.open(f"#board={BOARD}")
+    page.js("""document.querySelector('#board-H [role=gridcell]').click();
+        const s = document.getElementById('seed'); s.value = 9; s.dispatchEvent(new Event('change'));""")
+    page.wait("run.done")
+    page.go_to(END)
+    page.wait(f"return document.querySelector('#board-L').dataset.attention === '{END}'")
+
+
+def test_two_states_are_frozen_at_one_segment(page):
+    page.open(f"#board={BOARD}&frame={2 * UPDATES}")
+    page.js("document.getElementById('freeze-H').click(); document.getElementById('freeze-L').click()")
+    page.wait("run.done")
+    assert "frozen after segment 2" in page.text("count-H")
+    assert "frozen after segment 2" in page.text("count-L")
+    page.element("freeze-H").send_keys(".")  # keys step from a button, too
+    page.element("freeze-H").send_keys(",")
+    page.wait(f"return document.getElementById('frame').value === '{END - 1}'")
+
+
+def test_a_model_that_cannot_be_loaded_is_said_at_the_top(page, folder):
+    file = folder / "models/maze/export.json"
+    text = file.read_text()
+    page.open(f"#board={BOARD}")
+    try:
+        file.unlink()
+        page.driver.get("about:blank")
+        page.driver.get(f"{page.address}#model=maze")
+        page.wait("return document.getElementById('verdict').textContent === 'The model could not be loaded'")
+        assert "export.json could not be loaded (404)" in page.text("error")
+        assert page.js("return document.querySelector('.stage').inert")
+    finally:
+        file.write_text(text)
+
+
 def test_cells_of_the_puzzle_are_typed_and_tapped(page):
     page.open(f"#board={BOARD}")
     page.cell("Q", 1).click()
@@ -243,7 +309,7 @@ def test_a_link_restores_the_view_and_a_bad_one_is_named(page):
     assert "frozen after segment 2" in page.text("count-H")
     assert page.text("cell-text").startswith("Row 2, column 3: ")
     chips = page.driver.find_elements("css selector", "#rollouts button")
-    assert [chip.get_attribute("aria-checked") for chip in chips] == ["false", "true", "false"]
+    assert [chip.get_attribute("aria-pressed") for chip in chips] == ["false", "true", "false"]
     page.js("history.replaceState(null, '', '#')")
     page.element("on").click()
     page.element("back").click()

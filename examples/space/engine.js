@@ -22,7 +22,7 @@ const runtime = fetchBytes(new URL("./runtime/ort-wasm-simd-threaded.wasm.gz", i
 export class Engine {
   /** The four graphs of an exported model. */
   static async load(folder) {
-    const manifest = await (await fetch(`${folder}/export.json`)).json();
+    const manifest = JSON.parse(new TextDecoder().decode(await fetchBytes(`${folder}/export.json`)));
     const engine = new Engine();
     engine.facts = manifest.air_hf;
     const files = engine.facts.files;
@@ -111,7 +111,7 @@ export class Engine {
 
   /** Best symbol of every cell and its probability, and the halting probability, of all rollouts. */
   async decode(z) {
-    const { logits, q_halt_logits: qHalt, q_continue_logits: qContinue } = await this.call("decode", { z });
+    const { logits, q_halt_logits: qHalt } = await this.call("decode", { z });
     const [rollouts, cells, symbols] = logits.dims;
     const best = new Uint8Array(rollouts * cells);
     const share = new Uint8Array(rollouts * cells);
@@ -123,8 +123,7 @@ export class Engine {
       const weights = Array.from(scores, (score) => this.weigh(score - (this.facts.loss_function === "softmax" ? scores[top] : 0)));
       share[cell] = Math.round((255 * weights[top]) / weights.reduce((sum, weight) => sum + weight));
     }
-    const margin = Float32Array.from(qHalt.data, (q, i) => (this.facts.halting === "q_learning" ? q - qContinue.data[i] : q));
-    return { symbols: best, shares: share, confidence: margin.map((q) => 1 / (1 + Math.exp(-q))) };
+    return { symbols: best, shares: share, confidence: qHalt.data.map((q) => 1 / (1 + Math.exp(-q))) };
   }
 
   /** What a score is worth before all are scaled to a sum of 1: the probabilities that the model was trained with. */

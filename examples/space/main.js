@@ -8,15 +8,18 @@ import { puzzleOf } from "./puzzles.js";
 const $ = (id) => document.getElementById(id);
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 const LEVELS = ["H", "L"];
+const WAITING = "Waiting for a puzzle that can be solved";
 
 let models = [];
 let view = readView("");
 let facts = null;
 let puzzle = null;
 let question = null; // the ids that are edited
+let loading = null; // the model on its way: {id, resolve}; until it is there nothing else can be done
+let fault = null; // why the question cannot be solved
 let run = { id: 0, frames: [], answer: null, question: null, done: false };
 let attention = null; // the newest maps: {frame, attempt, H, L}
-let asking = false; // for attention
+let asking = false; // for attention of this run
 let player = null;
 let firstRun = true; // it is played, so that a visitor sees the states at work
 let chosenSymbol = 1; // of the palette
@@ -55,11 +58,16 @@ async function follow(hash) {
 
 function useModel(model, board = "") {
   view.model = $("model").value = model.name;
-  setStatus("Loading the model …");
+  setStatus("Loading the model …", true);
+  clearTimeout(editing);
   stop();
-  worker.postMessage({ type: "load", id: ++run.id, folder: model.folder });
+  setReady(false);
   return new Promise((resolve) => {
-    run.whenLoaded = (loaded) => {
+    loading = { id: run.id };
+    worker.postMessage({ type: "load", id: run.id, folder: model.folder });
+    loading.resolve = (loaded) => {
+      loading = null;
+      setReady(true);
       facts = loaded.facts;
       puzzle = puzzleOf(facts);
       for (const each of Object.values(boards)) each.setPuzzle(puzzle);
@@ -76,17 +84,23 @@ function useModel(model, board = "") {
   });
 }
 
-function setQuestion(ids, keepError = false) {
+/** Whether there is a model to act on; without one only another model can be chosen. */
+function setReady(ready) {
+  for (const part of document.querySelectorAll("[data-needs-model]")) part.inert = !ready;
+  document.querySelector("main").setAttribute("aria-busy", !ready);
+}
+
+function setQuestion(ids) {
   question = ids;
-  if (!keepError) showError(null);
+  fault = null;
   showQuestion();
   try {
     puzzle.check(ids);
   } catch (error) {
-    showError(error);
-    setStatus("Waiting for a puzzle that can be solved");
-    return;
+    fault = error;
   }
+  showError(fault);
+  if (fault) return setStatus(WAITING, true);
   view.board = puzzle.format(ids);
   solve();
 }
@@ -96,6 +110,7 @@ function setQuestion(ids, keepError = false) {
 function solve() {
   stopPlaying();
   attention = null;
+  asking = false; // what was asked of the run before is not answered any more
   document.body.dataset.run = run.id + 1;
   run = { id: run.id + 1, frames: [], answer: undefined, question: Uint8Array.from(question), done: false, started: performance.now() };
   $("frame").max = view.depth * facts.schedule.length;
@@ -114,14 +129,18 @@ function solve() {
 function solveAgain() {
   view.frame = view.attempt = null;
   showControls();
-  if (puzzle) solve();
+  if (!fault && !loading) solve();
 }
 
 worker.onerror = (event) => showError(new Error(event.message || "The worker that runs the model could not start."));
 worker.onmessage = ({ data }) => {
-  if (data.type === "error") return showError(new Error(`The model stopped: ${data.message}`));
-  if (data.type === "loaded") return run.whenLoaded?.(data);
   if (data.id !== run.id) return;
+  if (data.type === "loaded") return loading.resolve(data);
+  if (data.type === "error") {
+    asking = false;
+    setStatus(loading ? "The model could not be loaded" : "The model stopped", true);
+    return showError(new Error(data.message));
+  }
   if (data.type === "answer") run.answer = data.answer;
   if (data.type === "frame") run.frames.push(data);
   if (firstRun && run.frames.length === 2) {
@@ -230,11 +249,19 @@ function showVerdict(frame) {
   const sure = `${(100 * confidence).toFixed(confidence > 0.1 && confidence < 0.995 ? 0 : 1)} % sure`;
   const verdict = solved ? `Solved, ${sure}` : solved === null ? sure : `Not solved, ${sure}`;
   $("verdict").dataset.state = solved ? "solved" : "open";
+  if (fault) return setStatus(WAITING);
   setStatus(run.done || solved ? verdict : `Thinking … ${sure}`);
+  if (run.done) say(verdict);
 }
 
-function setStatus(text) {
+function setStatus(text, aloud = false) {
   if ($("verdict").textContent !== text) $("verdict").textContent = text;
+  if (aloud) say(text);
+}
+
+/** For screen readers, which would read every update of the status to its end. */
+function say(text) {
+  if ($("said").textContent !== text) $("said").textContent = text;
 }
 
 function showAttempts(frame) {
@@ -246,7 +273,6 @@ function showAttempts(frame) {
     box.replaceChildren(...Array.from({ length: view.attempts }, (_, which) => {
       const chip = document.createElement("button");
       chip.type = "button";
-      chip.setAttribute("role", "radio");
       chip.onclick = () => ((view.attempt = which), (run.right = null), askAttention(), show());
       return chip;
     }));
@@ -254,7 +280,7 @@ function showAttempts(frame) {
     const solved = puzzle.isSolved(run.question, decoded(frame, "H", which).ids, run.answer);
     chip.textContent = `${which + 1}${solved ? " ✓" : ""}`;
     chip.style.setProperty("--share", run.frames[frame].confidence[which]);
-    chip.setAttribute("aria-checked", which === current);
+    chip.setAttribute("aria-pressed", which === current);
     chip.setAttribute("aria-label", `Attempt ${which + 1}, ${solved ? "solved" : "not solved"}, ${Math.round(100 * run.frames[frame].confidence[which])} % sure`);
   }
 }
@@ -322,6 +348,7 @@ function showCell(frame) {
     return [state, ` ${reading}`];
   });
   const note = hasMaps ? ". Shades: where the last L- and H-update looked from it." : ". This model mixes positions without attention.";
+  $("cell").setAttribute("aria-live", player === null && run.done ? "polite" : "off");
   $("cell-text").replaceChildren(`${place[0].toUpperCase()}${place.slice(1)}: `, ...parts[0], ", ", ...parts[1], note);
   $("head-label").hidden = !hasMaps;
   const maps = attention?.L ?? attention?.H;
@@ -377,18 +404,14 @@ function showPalette() {
     button.type = "button";
     button.textContent = puzzle.symbolName(id) === "blank" ? "⌫" : puzzle.symbolName(id);
     button.setAttribute("aria-label", puzzle.symbolName(id));
-    if (puzzle.drawsWithBrush) {
-      button.setAttribute("role", "radio");
-      button.setAttribute("aria-checked", id === chosenSymbol);
-    }
+    if (puzzle.drawsWithBrush) button.setAttribute("aria-pressed", id === chosenSymbol);
     button.onclick = () => {
       chosenSymbol = id;
-      if (puzzle.drawsWithBrush) showPalette();
-      else editCell(questionCell, id);
+      if (!puzzle.drawsWithBrush) return editCell(questionCell, id);
+      for (const other of $("palette").children) other.setAttribute("aria-pressed", other === button);
     };
     return button;
   }));
-  $("palette").setAttribute("role", puzzle.drawsWithBrush ? "radiogroup" : "group");
 }
 
 // ---------------------------------------------------------------- controls
@@ -419,10 +442,14 @@ function showControls(model) {
   }
 }
 
-/** Holds a state from the end of the segment that is shown; where that is the last, from the end of the first. */
+/**
+ * Holds a state from the end of the segment that is shown; where that is the last, from the end of the first; beside
+ * the other state, and with no update chosen, from where that one is held.
+ */
 function toggleFreeze(level) {
-  const name = `freeze${level}`;
+  const [name, other] = level === "H" ? ["freezeH", "freezeL"] : ["freezeL", "freezeH"];
   if (view[name] !== null) view[name] = null;
+  else if (view.frame === null && view[other] !== null) view[name] = view[other];
   else {
     const segment = Math.ceil(shownFrame() / facts.schedule.length);
     view[name] = segment < view.depth ? segment : Math.min(1, view.depth - 1);
@@ -459,7 +486,7 @@ const togglePlay = () => (player === null ? play() : stopPlaying());
 
 function stop() {
   stopPlaying();
-  run = { ...run, frames: [], done: false };
+  run = { id: run.id + 1, frames: [], answer: null, question: null, done: false };
 }
 
 function showError(error) {
@@ -485,7 +512,7 @@ function number(input, low, high) {
     showError(new Error(`${input.value || "Nothing"} is no number of ${input.id}: expected ${low} to ${high}.`));
     return null;
   }
-  showError(null);
+  showError(fault);
   return value;
 }
 
@@ -525,7 +552,11 @@ $("on").onclick = () => (stopPlaying(), goTo(shownFrame() + 1));
 $("play").onclick = togglePlay;
 $("speed").onchange = () => player !== null && (stopPlaying(), play());
 $("head").onchange = show;
-$("cell-close").onclick = () => chooseCell(view.cell);
+$("cell-close").onclick = () => {
+  const cell = view.cell;
+  chooseCell(cell);
+  boards.H.focus(cell); // the button that had the focus is gone
+};
 for (const level of LEVELS) $(`freeze-${level}`).onclick = () => toggleFreeze(level);
 $("depth").oninput = () => ($("depth-value").textContent = `${$("depth").value} segments`);
 $("depth").onchange = () => {
@@ -562,7 +593,10 @@ $("copy").onclick = async () => {
 };
 addEventListener("hashchange", () => follow(location.hash));
 addEventListener("keydown", (event) => {
-  if (event.target.closest("input, select, textarea, button") && event.key !== "Escape") return;
+  if (loading || event.ctrlKey || event.metaKey || event.altKey) return;
+  const isTyped = event.target.closest("textarea, select, input[type=number]");
+  const isPressed = event.key === " " && event.target.closest("button, input");
+  if ((isTyped || isPressed) && event.key !== "Escape") return;
   if (event.key === " " && !event.target.closest("#board-Q")) togglePlay();
   else if (event.key === ".") (stopPlaying(), goTo(shownFrame() + 1));
   else if (event.key === ",") (stopPlaying(), goTo(shownFrame() - 1));

@@ -11,9 +11,10 @@ const { port1, port2 } = new MessageChannel();
 const pause = () => new Promise((resolve) => ((port1.onmessage = resolve), port2.postMessage(null)));
 
 const tasks = {
-  async load({ folder }) {
+  async load({ id, folder }) {
+    if (id !== latest) return;
     engine = await Engine.load(folder);
-    postMessage({ type: "loaded", folder, facts: engine.facts, hasAttention: engine.hasAttention });
+    postMessage({ type: "loaded", id, folder, facts: engine.facts, hasAttention: engine.hasAttention });
   },
 
   async run({ id, question, options }) {
