@@ -552,6 +552,30 @@ def test_parquet_in_and_out(capsys, checkpoint, boards, tmp_path):
         "boards.parquet", "out.parquet", "out.csv", "out.parquet.how.json", "out.csv.how.json"}  # fmt: skip
 
 
+def test_a_finished_file_is_told_again(capsys, checkpoint, boards, tmp_path):
+    """A job that is queued again finds nothing to do; one that is told otherwise is refused, and the file stays."""
+    from datasets import Dataset
+
+    file, output = write_csv(tmp_path / "boards.csv", *boards), tmp_path / "out.parquet"
+    words = ("solve", file, "--model", checkpoint, "--device", "cpu", "--output", output)
+    first, again = run_command(capsys, *words), run_command(capsys, *words)
+    assert again[:2] == first[:2]
+    assert "boards a second" in first[2]
+    assert "boards a second" not in again[2]
+    before = output.read_bytes()
+    status, _, err = run_command(capsys, *words, "--budget", "7")
+    assert (status, "was begun with another solve" in err) == (2, True)
+    for questions, said in ((boards[0][1:], "row 1: the question is not that of row 1"), (boards[0][:3], "row 4: the"),
+                            ([*boards[0], boards[0][0]], "is finished, and")):  # fmt: skip
+        write_csv(file, questions, [boards[1][0]] * len(questions))
+        status, _, err = run_command(capsys, *words)
+        assert (status, said in err) == (2, True), err
+    assert output.read_bytes() == before
+    Dataset.from_dict({"mine": [1]}).to_parquet(output)
+    status, _, err = run_command(capsys, *words)
+    assert (status, "is no output of this command" in err) == (2, True)
+
+
 def test_the_default_says_how_it_solved(capsys, checkpoint, boards, tmp_path):
     file = write_csv(tmp_path / "boards.csv", *boards)
     status, adaptive, _ = run_command(capsys, "solve", file, "--model", checkpoint, "--device", "cpu")

@@ -16,7 +16,17 @@ from air_hf.modeling.solving_air import SolvingEngine
 from air_hf.modeling.weights_air import read_json_object
 from air_hf.puzzles import Puzzle
 from air_hf.puzzles.reading import DataError
-from air_hf.solving.results import COLUMNS, Tally, format_row, join, journals
+from air_hf.solving.results import (
+    COLUMNS,
+    Tally,
+    format_row,
+    how_path,
+    is_finished,
+    join,
+    journals,
+    match,
+    read_results,
+)
 from air_hf.solving.stream import Result, Row, solve_rows
 
 
@@ -45,7 +55,8 @@ class FileWork:
         processes, rank = state.num_processes, state.process_index
         self._parts = [] if output is None else journals(output, processes)
         self._journal = self._parts[rank] if self._parts else None
-        self._rows = islice(rows, rank, None, processes)
+        self._is_finished = output is not None and is_finished(self._parts, output)
+        self._rows = rows if self._is_finished else islice(rows, rank, None, processes)
         self._how: tuple[Path, str] | None = None  # to be written
         self._total = total and len(range(rank, total, processes))
 
@@ -60,8 +71,8 @@ class FileWork:
         """
         if self.output is None:
             return
-        path = self.output.with_name(f"{self.output.name}.how.json")
-        begun = any(part.path.exists() for part in self._parts)
+        path = how_path(self.output)
+        begun = self._is_finished or any(part.path.exists() for part in self._parts)
         if begun and path.exists():
             before = read_json_object(path)
             for name in how.keys() - {"model"}:
@@ -87,6 +98,14 @@ class FileWork:
             KeyboardInterrupt: stopped; what was solved is written.
         """
         tally, started = Tally(), time.perf_counter()
+        if self._is_finished:
+            for row, result in match(self._rows, read_results(self.output), self.output, self.source):
+                tally.add(row, result)
+            if next(self._rows, None) is not None:
+                raise DataError(
+                    f"{self.output} is finished, and {self.source} has more boards; choose another --output"
+                )
+            return tally, 0.0
         if self._journal is not None:
             for row, result in self._journal.take_done(self._rows, self.source):
                 tally.add(row, result)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from air_hf.files import append_text, atomic_file, check_place
 from air_hf.puzzles.reading import DataError
-from air_hf.solving.stream import Result, Row, read_records
+from air_hf.solving.stream import Result, Row, open_parquet, read_records
 
 COLUMNS = list(Result._fields)
 _BLOCK = 10_000  # rows of Parquet written at a time
@@ -68,6 +68,50 @@ class Tally:
         return f"{text}; {self.calls / self.boards:.1f} model calls a board"
 
 
+def read_results(path: Path) -> Iterator[Result]:
+    """The rows of a file of results.
+
+    Raises:
+        DataError: it is no Parquet file of results.
+    """
+    if path.suffix.lower() == ".parquet":
+        file = open_parquet(path)
+        if file.schema_arrow.names != COLUMNS:
+            raise DataError(f"{path} exists and is no output of this command; choose another --output")
+        for batch in file.iter_batches(batch_size=_BLOCK):
+            yield from (Result(**record) for record in batch.to_pylist())
+        return
+    for record in read_records(path):
+        yield Result(
+            question=record["question"],
+            solution=record["solution"] or None,
+            valid={"True": True, "False": False}.get(record["valid"]),
+            confidence=float(record["confidence"]),
+            segments=int(record["segments"]),
+            calls=int(record["calls"]),
+            error=record["error"] or None,
+        )
+
+
+def match(
+    rows: Iterator[Row | None], results: Iterator[Result], path: Path, source: str, first: int = 0, every: int = 1
+) -> Iterator[tuple[Row, Result]]:
+    """Takes the boards of results from `rows`; every so many-th of the source's, from `first` on, are among them.
+
+    Raises:
+        DataError: a result is of another board.
+    """
+    boards = (row for row in rows if row is not None)
+    for index, result in enumerate(results):
+        row, number = next(boards, None), first + index * every + 1
+        if row is None or result.question != str(row.question or ""):
+            raise DataError(
+                f"{path}, row {index + 1}: the question is not that of row {number} of {source}; "
+                "remove the file, or choose another --output"
+            )
+        yield row, result
+
+
 def format_row(values: list) -> str:
     """A line of CSV. With CRLF as the writer's line end, a lone carriage return in a field is quoted, too."""
     line = io.StringIO()
@@ -95,27 +139,10 @@ class Journal:
         if not self.path.exists():
             return
         self._cut_unfinished()
-        boards = (row for row in rows if row is not None)
-        for index, result in enumerate(self.read()):
-            row, number = next(boards, None), self.first + index * self.every + 1
-            if row is None or result.question != str(row.question or ""):
-                raise DataError(
-                    f"{self.path}, row {index + 1}: the question is not that of row {number} of {source}; "
-                    "remove the file, or choose another --output"
-                )
-            yield row, result
+        yield from match(rows, self.read(), self.path, source, self.first, self.every)
 
     def read(self) -> Iterator[Result]:
-        for record in read_records(self.path):
-            yield Result(
-                question=record["question"],
-                solution=record["solution"] or None,
-                valid={"True": True, "False": False}.get(record["valid"]),
-                confidence=float(record["confidence"]),
-                segments=int(record["segments"]),
-                calls=int(record["calls"]),
-                error=record["error"] or None,
-            )
+        return read_results(self.path)
 
     def append(self, results: Iterator[Result]) -> Iterator[Result]:
         """Writes each result as it comes, so that what is solved is kept whatever happens next, and passes it on."""
@@ -151,7 +178,7 @@ def journals(output: Path, processes: int) -> list[Journal]:
     """Where each process writes; a single one writes CSV in its place at once.
 
     Raises:
-        DataError: there are journals of another number of processes, or a finished or foreign file.
+        DataError: there are journals of another number of processes, or a file that this command did not finish.
         ValueError: something that is no file is in the way.
     """
     check_place(output)
@@ -166,10 +193,20 @@ def journals(output: Path, processes: int) -> list[Journal]:
             raise DataError(f"{path} is of another number of processes; go on with as many, or remove it")
     for journal in found:
         check_place(journal.path)
-    is_joined = [journal.path for journal in found] != [output]
-    if is_joined and output.exists() and not any(journal.path.exists() for journal in found):
+    if is_finished(found, output) and not how_path(output).exists():
         raise DataError(f"{output} exists; remove it, or choose another --output")
     return found
+
+
+def is_finished(parts: list[Journal], output: Path) -> bool:
+    """Whether there is a joined file of results, and nothing to be joined any more."""
+    is_joined = [part.path for part in parts] != [output]
+    return is_joined and output.exists() and not any(part.path.exists() for part in parts)
+
+
+def how_path(output: Path) -> Path:
+    """Where it is written how the results were made."""
+    return output.with_name(f"{output.name}.how.json")
 
 
 def join(parts: list[Journal], output: Path) -> None:

@@ -130,14 +130,23 @@ def read_file(path: Path) -> tuple[Iterator[Row], int]:
     return (_row(record) for record in read_records(path)), total
 
 
-def _read_parquet(path: Path) -> tuple[Iterator[Row], int]:
+def open_parquet(path: Path):
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        DataError: it is none.
+    """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+
+
+def _read_parquet(path: Path) -> tuple[Iterator[Row], int]:
+    file = open_parquet(path)
     names = file.schema_arrow.names
     check_header(names, path)
     columns = [name for name in ("question", "answer") if name in names]
