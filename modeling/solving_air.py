@@ -75,6 +75,8 @@ class SolveConfig:
         rollouts_at_once (`int`): rollouts in a wave; fewer need less memory and, with an early exit, fewer calls.
         budget (`int`, *optional*): most model calls of a puzzle; the rollout that would exceed it is cut short.
         seed (`int`): of all noise, together with the puzzle's own symbols and the rollout's number.
+        trusted_q_halt (`float`, *optional*): a record of `air-hf calibrate`: the score above which no answer was wrong,
+            which the adaptive mode of the commands takes as its threshold. Solving itself does not read it.
 
     Raises:
         ValueError: a value out of its range, named.
@@ -94,6 +96,7 @@ class SolveConfig:
     rollouts_at_once: int = 16
     budget: int | None = None
     seed: int = 0
+    trusted_q_halt: float | None = None
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -115,8 +118,10 @@ class SolveConfig:
         for name in ("symmetries", "plain_first"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False.")
-        for name in ("noise", "q_halt_threshold"):
+        for name in ("noise", "q_halt_threshold", "trusted_q_halt"):
             value = getattr(self, name)
+            if value is None and name in optional:
+                continue
             is_number = abs(value) <= 2**53 if _is_whole(value) else isinstance(value, float) and math.isfinite(value)
             if not is_number:
                 raise ValueError(f"{name} is {value!r}; expected a number.")

@@ -417,6 +417,9 @@ def test_calibration_chooses_the_lowest_threshold_that_loses_nothing():
     lenient = calibrate(Segments(exact, scores), tolerance=0.25)
     assert lenient.threshold < found.threshold
     assert lenient.exact == 0.5
+    # Wrong answers have scores up to 0, 1 and −2 (puzzles 0, 1 and 3).
+    assert 1.0 <= found.trusted < 1.1
+    assert 0.0 <= lenient.trusted < 0.1
     with pytest.raises(ValueError, match=r"tolerance is 1\.5"):
         calibrate(Segments(exact, scores), tolerance=1.5)
 
@@ -606,9 +609,9 @@ def test_options_make_the_plan():
     # A grid of which nothing is known has neither rules nor symmetries.
     by_rules, by_q = (config_of(adaptive, stored, puzzle) for puzzle in (SUDOKU, get_puzzle("grid-4x4", symbols=".ab")))
     assert (by_rules.early_exit, by_rules.budget, by_rules.symmetries) == ("verifier", 99, True)
-    # What loses nothing of the plain loop's accuracy accepts its wrong answers, too; only a stricter threshold counts.
+    # What loses nothing of the plain loop's accuracy accepts its wrong answers, too.
     assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 4.0, False)
-    assert config_of(adaptive, replace(stored, q_halt_threshold=5.5), None).q_halt_threshold == 5.5
+    assert config_of(adaptive, replace(stored, trusted_q_halt=3.0), None).q_halt_threshold == 3.0
     low = parse_options("adaptive", "--early_exit", "q_halt", "--q_halt_threshold", "1")
     assert config_of(low, stored, SUDOKU).q_halt_threshold == 1
     assert config_of(adaptive, SolveConfig(), None).q_halt_threshold == 4.0
@@ -648,7 +651,7 @@ def test_no_result_file_for_no_boards(capsys, checkpoint, tmp_path):
 def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, tmp_path):
     rows = [
         (question, answer)
-        for question, answer in zip(*(SUDOKU.format_all(each) for each in make_puzzles(50, 3, 0.3)), strict=True)
+        for question, answer in zip(*(SUDOKU.format_all(each) for each in make_puzzles(50, 3, 0.6)), strict=True)
     ]
     file = write_csv(tmp_path / "p.csv", *map(list, zip(*rows, strict=True)))
     words = ("calibrate", "--model", checkpoint, "--data", file, "--output", tmp_path / "choice")
@@ -660,6 +663,12 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert stored["calibration"]["mean_segments"] <= 8
     assert (tmp_path / "choice" / "images" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert f"q_halt > {stored['q_halt_threshold']:.2f}" in out
+    segments = solve(load_model(checkpoint), torch.from_numpy(SUDOKU.parse_all([row[0] for row in rows])).long(),
+                     return_trajectory=True).rollouts  # fmt: skip
+    wrong = [score for each, (_, answer) in zip(segments, rows, strict=True)
+             for board, score in each[0].history if SUDOKU.format(board.numpy()) != answer]  # fmt: skip
+    assert wrong
+    assert all(score <= stored["trusted_q_halt"] for score in wrong)
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
     assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
     status, _, err = run_command(capsys, *words[:-1], file)

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--limit", type=count, help="a random sample of this many of them")
     parser.add_argument("--seed", type=seed, default=0, help="of the sample")
     parser.add_argument("--max_segments", type=count, help="segments without an exit (default: the checkpoint's)")
-    tolerance = "share of the puzzles that an early exit may lose (default 0)"
+    tolerance = "share of the puzzles that an early exit may lose, or trust a wrong answer of (default 0)"
     parser.add_argument("--tolerance", type=share, default=0.0, help=tolerance)
     parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time")
     parser.add_argument("--device", type=device, default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
@@ -43,7 +43,10 @@ def _calibrate(args: argparse.Namespace) -> int:
         puzzles = puzzles.sample(args.limit, args.seed)
     found = calibrate(run_segments(model, puzzles, args.max_segments, args.batch_size), args.tolerance)
     config = SolveConfig(
-        max_segments=args.max_segments, early_exit="q_halt", q_halt_threshold=round(found.threshold, 2)
+        max_segments=args.max_segments,
+        early_exit="q_halt",
+        q_halt_threshold=round(found.threshold, 2),
+        trusted_q_halt=round(found.trusted, 2),
     )
     folder.mkdir(parents=True, exist_ok=True)
     draw_calibration(found, f"{puzzles.puzzle.name}, {len(puzzles):,} puzzles", folder / "images" / CURVE)
@@ -51,6 +54,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     segments = len(found.accuracies_by_segment)
     print(f"{segments} segments:            exact {found.exact_without:.1%} of {len(puzzles):,} puzzles")
     print(f"q_halt > {found.threshold:<10.2f}       exact {found.exact:.1%} after {found.mean_segments:.2f} segments")
+    print(f"q_halt > {found.trusted:<10.2f}       is trusted by the adaptive mode")
     print(f"the curve: {folder / 'images' / CURVE}; the choice: {folder / SOLVE_CONFIG}")
     return 0
 

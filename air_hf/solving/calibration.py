@@ -38,6 +38,7 @@ class Calibration:
 
     Args:
         threshold (`float`): the choice, a logit.
+        trusted (`float`): the lowest threshold above which no answer of any segment is wrong, or of few puzzles.
         exact, mean_segments (`float`): with it.
         exact_without (`float`): after all segments.
         thresholds, accuracies, segments (arrays): of every candidate, ascending.
@@ -45,6 +46,7 @@ class Calibration:
     """
 
     threshold: float
+    trusted: float
     exact: float
     mean_segments: float
     exact_without: float
@@ -71,9 +73,12 @@ def run_segments(
 def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
     """Chooses the lowest threshold from which on accuracy stays within `tolerance` of that after all segments.
 
+    Beside it, the one above which answers can be trusted: a loop that stops loses nothing by accepting what would be
+    wrong at its end, too, whereas one that may try again does.
+
     Args:
         segments ([`Segments`]): of the plain loop.
-        tolerance (`float`): share of the puzzles that may be lost.
+        tolerance (`float`): share of the puzzles that may be lost, and of those that may have a wrong answer trusted.
 
     Raises:
         ValueError: a tolerance that is no share.
@@ -88,8 +93,11 @@ def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
     without = float(segments.exact[-1].mean())
     short = np.flatnonzero(accuracies < without - tolerance - 1e-12)
     chosen = min(int(short[-1]) + 1 if len(short) else 0, len(thresholds) - 1)
+    deceived = np.array([((scores > threshold) & ~segments.exact).any(0).mean() for threshold in thresholds])
+    trusted = min(int((deceived > tolerance).sum()), len(thresholds) - 1)  # it falls with the threshold
     return Calibration(
         threshold=float(thresholds[chosen]),
+        trusted=float(thresholds[trusted]),
         exact=float(accuracies[chosen]),
         mean_segments=float(lengths[chosen]),
         exact_without=without,

@@ -17,7 +17,7 @@ _HELP = {
     "max_segments": "segments of a rollout (default: the checkpoint's; adaptive: twice as many)",
     "early_exit": "what ends a board before: its halting score, training's halting rule, an unchanged answer, rules",
     "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer "
-    "(adaptive: 4, or the calibrated one where that is higher)",
+    "(adaptive: what air-hf calibrate found to be trusted, else 4)",
     "patience": "segments over which --early_exit unchanged wants the same answer",
     "rollouts": "trajectories of a board (adaptive: as many as the budget allows)",
     "noise": "standard deviation of the noise before each segment; 0 is none (adaptive: 0.3)",
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, mode: str, without: Collection[
     modes = "; ".join(f"{name}: {text}" for name, text in MODES.items())
     group.add_argument("--mode", choices=MODES, default=mode, help=f"{modes} (default {mode}); what follows changes it")
     for field in dataclasses.fields(SolveConfig):
-        if field.name in without:
+        if field.name in without or field.name not in _HELP:
             continue
         if field.name in CHOICES:
             group.add_argument(f"--{field.name}", choices=CHOICES[field.name], help=_HELP[field.name])
@@ -55,7 +55,7 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
 
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
-        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes a stricter threshold from it.
+        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes the score that it trusts from it.
         puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
             its rollouts.
 
@@ -63,7 +63,7 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
         ValueError: a value out of its range, a threshold or patience that nothing looks at, or an adaptive mode that
             could not tell when to stop.
     """
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(SolveConfig)}
+    given = {name: getattr(args, name) for name in _HELP}
     given = {name: value for name, value in given.items() if value is not None}
     if args.mode == "adaptive":
         early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
@@ -74,11 +74,9 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
                 "--early_exit unchanged does not tell when a board is solved, and --mode adaptive goes on until it is; "
                 "choose q_halt, trained or verifier, or --mode plain"
             )
-        # Calibration asks what the plain loop would lose by stopping, its wrong answers included; this mode goes on
-        # until it trusts an answer, so that only a stricter threshold says something here.
-        if config.early_exit == "q_halt" == stored.early_exit and "q_halt_threshold" not in given:
-            threshold = max(config.q_halt_threshold, stored.q_halt_threshold)
-            config = dataclasses.replace(config, q_halt_threshold=threshold)
+        # Not the threshold of the plain loop, which loses nothing by accepting what is wrong at its end, too.
+        if config.early_exit == "q_halt" and stored.trusted_q_halt is not None and "q_halt_threshold" not in given:
+            config = dataclasses.replace(config, q_halt_threshold=stored.trusted_q_halt)
     else:
         if args.mode == "calibrated" and stored == SolveConfig():
             raise ValueError(
