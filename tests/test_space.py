@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 
 from air_hf import AIRForPuzzleSolving, variant_config
 from air_hf.cli import main
+from air_hf.hub import load_model, shipped_checkpoints
 
 pytest_plugins = ["support.hub_fixtures"]
 PAGE = Path(__file__).parent.parent / "examples/space"
@@ -46,17 +48,20 @@ def tiny_model() -> AIRForPuzzleSolving:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The assembled page with one model, and with the same graphs as one of 4x4 mazes."""
+def assemble(models: list[Path], place: Path) -> None:
     specification = importlib.util.spec_from_file_location("build_space", PAGE / "build.py")
     build_space = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(build_space)
+    build_space.build(models, place)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The assembled page with one model, and with the same graphs as one of 4x4 mazes."""
     parent = tmp_path_factory.mktemp("space")
     tiny_model().save_pretrained(parent / "sudoku")
-    build_space.build([parent / "sudoku", parent], parent / "page")
-
     page = parent / "page"
+    assemble([parent / "sudoku", parent], page)
     shutil.copytree(page / "models/sudoku", page / "models/maze")
     manifest = json.loads((page / "models/maze/export.json").read_text())
     manifest["air_hf"] |= {"puzzle": "maze-4x4", "symbols": "# SGo"}
@@ -122,8 +127,10 @@ class Page:
         return found
 
 
-@pytest.fixture(scope="module")
-def page(folder):
+@contextmanager
+def opened(folder: Path, motion: str = "reduce"):
+    """The page in a browser; unless motion is reduced, the first run is played."""
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -138,11 +145,17 @@ def page(folder):
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_window_size(1280, 900)
-    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # the first run is not played, but shown at its end
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
+    features = [{"name": "prefers-reduced-motion", "value": motion}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     yield Page(driver, f"http://127.0.0.1:{server.server_port}/")
     driver.quit()
     server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    with opened(folder) as page:
+        yield page
 
 
 @torch.no_grad()
@@ -219,6 +232,28 @@ def test_bad_boards_are_named_and_the_shown_run_stays(page):
     page.element("text").send_keys("1234341221434321\ue007")
     page.wait("run.done")
     assert not page.element("error").is_displayed()
+
+
+@pytest.mark.slow
+def test_a_shipped_model_is_played_and_solves(tmp_path, capsys):
+    """What a visitor sees first: a board of the model's card that it solves, update by update, without a click."""
+    shipped = shipped_checkpoints()["sudoku-9x9"]
+    assemble([shipped], tmp_path / "page")
+    with opened(tmp_path / "page", motion="no-preference") as page:
+        page.driver.get(page.address)
+        page.wait("return document.getElementById('play').textContent === 'Pause'")
+        begun = page.js("return performance.now()")
+        page.wait("run.done")
+        page.wait("return document.getElementById('play').textContent === 'Play'")
+        assert page.text("verdict").startswith("Solved, ")
+        question, answer = torch.tensor([page.symbols("Q")]), page.symbols("H")
+        longest = page.driver.execute_async_script("""const done = arguments[0];
+            const watch = (list) => done(Math.max(...list.getEntries().map((task) => task.duration)));
+            new PerformanceObserver(watch).observe({ type: "longtask", buffered: true });
+            setTimeout(() => done(0), 1000);""")
+    assert load_model(shipped).solve(question).sequences[0].tolist() == answer
+    with capsys.disabled():
+        print(f"\nplayed from {begun / 1000:.1f} s on; longest task of the main thread {longest:.0f} ms")
 
 
 def test_nothing_runs_while_the_board_cannot_be_solved(page):
