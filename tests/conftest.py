@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from air_hf import AIRForPuzzleSolving, variant_config
 
@@ -18,6 +19,13 @@ TINY = {"vocab_size": 6, "seq_len": 16, "hidden_size": 32, "num_attention_heads"
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_precision_left_over():
+    """Accelerate keeps a process's first precision, and recipes that say "auto" have bfloat16 where a CPU has it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
