@@ -44,6 +44,7 @@ Images = Callable[[torch.LongTensor, int], tuple[torch.LongTensor, Callable[[tor
 
 
 def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, NumPy's included."""
     return isinstance(value, numbers.Integral) and type(value) is not bool
 
 
@@ -107,7 +108,7 @@ class SolveConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if type(value) is bool or not isinstance(value, numbers.Integral):
+            if not _is_whole(value):
                 raise ValueError(f"{name} is {value!r}; expected a whole number.")
             object.__setattr__(self, name, int(value))  # one of NumPy's would not become JSON
             if not least <= value <= _MOST:
@@ -147,7 +148,7 @@ class SolveConfig:
         if budget is None:
             raise ValueError("budget is None; the adaptive mode needs one, a whole number.")
         first = {"early_exit": "q_halt", "q_halt_threshold": 4.0, "noise": 0.3}
-        always = {"rollouts": max(1, min(budget, _MOST)) if type(budget) is int else 1, "plain_first": True}
+        always = {"rollouts": max(1, min(budget, _MOST)) if _is_whole(budget) else 1, "plain_first": True}
         return cls(**(first | always | {"rollouts_at_once": 1, "budget": budget} | options))
 
     @property
@@ -317,10 +318,12 @@ class _Task:
 
 def _vote(rollouts: list[Rollout]) -> torch.LongTensor:
     """The most frequent symbol of each cell (S,); where several are as frequent, that of the foremost rollout."""
-    answers = torch.stack([rollout.answer for rollout in rollouts])
-    votes = (answers[:, None] == answers).sum(1)  # (K, S): for what each rollout says
+    answers = torch.stack([rollout.answer for rollout in rollouts])  # (K, S)
+    votes = answers.new_zeros(int(answers.max()) + 1, answers.shape[1])  # by symbol and cell
+    votes.scatter_add_(0, answers, torch.ones_like(answers))
     places = torch.arange(len(answers))[:, None]
-    return answers.gather(0, (votes * len(answers) - places).argmax(0, keepdim=True))[0]
+    best = (votes.gather(0, answers) * len(answers) - places).argmax(0, keepdim=True)
+    return answers.gather(0, best)[0]
 
 
 class SolvingEngine:

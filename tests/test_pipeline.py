@@ -25,7 +25,7 @@ from air_hf.modeling.rules_air import get_rules
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle, puzzle_of
 from air_hf.solving import SolveConfig, make_engine
 from air_hf.solving.results import COLUMNS
-from air_hf.solving.stream import read_lines, solve_rows
+from air_hf.solving.stream import Row, choose_puzzle, read_lines, solve_rows
 from air_hf.tokenization import build_tokenizer
 
 pytest_plugins = ["support.hub_fixtures"]
@@ -479,8 +479,8 @@ def test_solve_answers_as_boards_come(checkpoint, boards, mode):
     reading, writing = os.pipe()
     model = load_model(checkpoint)
     engine = make_engine(model, SolveConfig() if mode == "plain" else SolveConfig.adaptive(8), batch_size=64)
-    with open(reading, "rb", buffering=0) as lines, open(writing, "wb", buffering=0) as pen:
-        results = solve_rows(engine, SUDOKU, read_lines(lines))
+    with open(writing, "wb", buffering=0) as pen:
+        results = solve_rows(engine, SUDOKU, read_lines(reading))
         for typed in (boards[0][0], "12", boards[0][1], boards[0][2]):
             pen.write(typed[:1].encode())
             pen.write(typed[1:].encode() + b"\n")
@@ -488,6 +488,15 @@ def test_solve_answers_as_boards_come(checkpoint, boards, mode):
             assert (row.question, result.solution is None) == (typed, typed == "12")
         pen.close()
         assert list(results) == []
+    os.close(reading)
+
+
+def test_pauses_are_no_boards():
+    """Whoever takes a minute to type the first board has not typed a thousand bad ones."""
+    board = Row(SUDOKU.example, None)
+    name, rows = choose_puzzle(iter([*[None] * 2000, Row("123", None), None, board, None]), "standard input")
+    assert name == "sudoku-4x4"
+    assert [row for row in rows if row is not None] == [Row("123", None), board]
 
 
 def test_solve_chooses_a_model_by_the_first_board_that_is_one(capsys, type_boards, tmp_path):

@@ -331,6 +331,7 @@ def test_numbers_of_numpy_are_numbers():
     config = SolveConfig(noise=np.float64(0.5), rollouts=np.int64(3), seed=np.int64(2), q_halt_threshold=np.int64(4))
     assert config == SolveConfig(noise=0.5, rollouts=3, seed=2, q_halt_threshold=4)
     assert json.loads(config.to_json()) == {"noise": 0.5, "rollouts": 3, "seed": 2, "q_halt_threshold": 4}
+    assert SolveConfig.adaptive(np.int64(64)) == SolveConfig.adaptive(64)
     with pytest.raises(ValueError, match="budget is None; the adaptive mode needs one"):
         SolveConfig.adaptive(budget=None)
 

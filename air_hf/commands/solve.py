@@ -70,8 +70,7 @@ def _solve(args: argparse.Namespace) -> int:
         rows = read_dataset(args.dataset, args.dataset_config, args.split, args.cache_dir)
         return _solve_rows(args, rows, f"data set {args.dataset}", args.output, None)
     if args.boards == _STDIN:
-        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:
-            return _solve_rows(args, read_lines(lines), "standard input", args.output, None)
+        return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", args.output, None)
     if os.path.isfile(args.boards):  # Path.is_file raises an error where a board is too long for a file's name
         return _solve_file(args, Path(args.boards))
     if os.path.isdir(args.boards) or os.sep in args.boards or args.boards.lower().endswith(_FILES):  # as no board does

@@ -101,7 +101,7 @@ class FileWork:
         if self._is_finished:
             for row, result in match(self._rows, read_results(self.output), self.output, self.source):
                 tally.add(row, result)
-            if next(self._rows, None) is not None:
+            if any(row is not None for row in self._rows):
                 raise DataError(
                     f"{self.output} is finished, and {self.source} has more boards; choose another --output"
                 )

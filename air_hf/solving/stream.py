@@ -5,12 +5,13 @@ Axis letters: S cells.
 """
 
 import math
+import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -179,8 +180,8 @@ def _rows_of(records: Iterable[dict], name: str, config: str | None, split: str)
         yield _row(record)
 
 
-def read_lines(file: BinaryIO) -> Iterator[Row | None]:
-    """Boards of an unbuffered stream, one a line, as they come; None while the next one has not come yet.
+def read_lines(descriptor: int) -> Iterator[Row | None]:
+    """Boards of an open file descriptor, one a line, as they come; None while the next one has not come yet.
 
     What is no UTF-8 is in no board, so its line is one that is reported, and the others are solved.
     """
@@ -188,7 +189,7 @@ def read_lines(file: BinaryIO) -> Iterator[Row | None]:
 
     def read() -> None:
         try:
-            while chunk := file.read(_CHUNK):
+            while chunk := os.read(descriptor, _CHUNK):
                 chunks.put(chunk)
             chunks.put(b"")
         except OSError as error:
@@ -218,10 +219,8 @@ def choose_puzzle(rows: Iterator[Row | None], source: str) -> tuple[str, Iterato
         DataError: there is none among the first rows.
     """
     seen, problem = [], "there are none"
-    for row in rows:
+    for row in (row for row in rows if row is not None):
         seen.append(row)
-        if row is None:
-            continue
         try:
             return infer_puzzle(str(row.question or "")).name, chain(seen, rows)
         except PuzzleError as error:
