@@ -55,6 +55,7 @@ def test_unknown_names_list_the_known():
         ({"hidden_size": "512"}, r"hidden_size.*expected int, got str"),
         ({"level_token": "append"}, r"level_token.*append"),
         ({"mixer": "mlp"}, r'position_embedding="rotary".*mixer is "mlp"'),
+        ({"mixer": "convolution", "position_embedding": "none"}, r'mixer is "convolution" but no puzzle is given'),
         (
             {"input_operator": "linear", "l_injections": 0, "h_injections": 1},
             r'input_operator is "linear" but l_injections is 0',

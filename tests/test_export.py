@@ -128,6 +128,14 @@ def test_every_variant_gives_the_same_numbers_in_onnxruntime(lively_model, varia
         assert_same_rollout(model, exported, boards(count), torch.arange(count) % 3)
 
 
+def test_convolutions_give_the_same_numbers_in_onnxruntime(lively_model):
+    fields = {"mixer": "convolution", "position_embedding": "none", "h_cycles": 1, "l_cycles": 1, "max_segments": 2}
+    model = lively_model("Lx_H", puzzle="maze-2x8", **fields)
+    exported = ExportedForPuzzleSolving(model.config, AllGraphs(model).runners())
+    for count in (1, 5):
+        assert_same_rollout(model, exported, boards(count))
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     from air_hf import AIRForPuzzleSolving, variant_config

@@ -476,7 +476,8 @@ def test_a_million_boards_take_no_more_memory_than_a_few(model, boards):
     stream = solve_rows(engine, SUDOKU, (Row(boards[0][i % 40], None) for i in range(3000)))
     for number, _ in enumerate(stream):
         if number % 1000 == 500:
-            held.append(sum(type(each) is Result for each in gc.get_objects()))  # isinstance asks proxies of other libraries, too
+            # By type: isinstance asks other libraries' proxies of what is gone.
+            held.append(sum(type(each) is Result for each in gc.get_objects()))
     assert max(held) <= 70
 
 

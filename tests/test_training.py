@@ -209,7 +209,7 @@ def test_data_that_are_typed_take_the_place_of_a_recipes(tmp_path):
         (["--learning_rate", "-1"], "learning_rate is -1.0; it must be positive"),
         (["--learning_rate", "nan"], "learning_rate is nan; it must be a finite number"),
         (["--warmup_steps", "11", "--max_steps", "10"], "warmup_steps (11) is more than max_steps (10)"),
-        (["--mixer", "convolution"], "invalid choice: 'convolution'"),
+        (["--mixer", "average"], "invalid choice: 'average'"),
         (["--ema_decay", "1"], "ema_decay is 1.0; it must be at least 0 and less than 1"),
         (["--config", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
         (["--train_data", "x.csv"], "test_data is missing, and train_data (x.csv) is not a folder"),

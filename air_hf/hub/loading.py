@@ -18,7 +18,7 @@ from air_hf.hub.shipped import resolve_checkpoint
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import fetch_file, read_json_object
-from air_hf.puzzles import puzzle_of
+from air_hf.puzzles import family_name, get_puzzle, puzzle_of
 from air_hf.tokenization import build_tokenizer
 
 TRAINING_FACTS = "training.json"
@@ -32,21 +32,26 @@ _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a to
 _PLACE = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
-def load_model(source: str | Path, **kwargs) -> AIRForPuzzleSolving:
+def load_model(source: str | Path, puzzle: str | None = None, **kwargs) -> AIRForPuzzleSolving:
     """Loads a checkpoint in evaluation mode, as `AutoModel.from_pretrained` does, with errors that say what is missing.
 
     Args:
         source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
             the Hub.
+        puzzle (`str`, *optional*): boards to solve, e.g. "maze-30x30", if not those of the checkpoint: of the same
+            family, and of another size only where the mixer is "convolution".
         kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `cache_dir`, `attn_implementation`.
 
     Raises:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
-            that are not those of a model of this package, or numbers that are not finite.
+            that are not those of a model of this package, numbers that are not finite, or a `puzzle` that its weights
+            do not fit.
     """
     source = resolve_checkpoint(source)
     path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
     config = _parse_config(path)
+    if puzzle not in (None, config.puzzle):
+        config = _resized(config, puzzle, source)
     if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
         kwargs["revision"] = path.parent.name
     try:
@@ -91,6 +96,20 @@ def _parse_config(path: Path) -> AIRConfig:
         return AIRConfig.from_dict(fields)
     except (ValueError, StrictDataclassError) as error:
         raise CheckpointError(f"{path}: {_one_line(error)}") from error
+
+
+def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
+    """The configuration for boards of another size of the same family, if the weights fit any."""
+    known = config.puzzle or "boards of no known puzzle"
+    if config.mixer != "convolution" or family_name(config.puzzle) != family_name(puzzle):
+        raise CheckpointError(
+            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution" fit boards of other '
+            f'sizes, of their own family (its mixer is "{config.mixer}")'
+        )
+    options = config.puzzle_options or {}
+    return AIRConfig.from_dict(
+        config.to_dict() | {"puzzle": puzzle, "seq_len": get_puzzle(puzzle, **options).num_cells}
+    )
 
 
 def _one_line(error: Exception) -> str:

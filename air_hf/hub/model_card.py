@@ -18,6 +18,7 @@ from air_hf.variants import VARIANTS
 _CURVE = "images/training.png"
 _LONGEST_LINE = 90  # symbols of a board that is printed on one line
 _RECIPE_ORDER = ("variant", "max_steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay")
+_MIXING = {"mlp": "MLP over positions", "convolution": "depthwise 3 × 3 convolutions"}
 _TEXT = """---
 {metadata}
 ---
@@ -145,7 +146,7 @@ def write_model_card(
         training=_training(published_record(TRAINING_FACTS, records.training), has_curve),
         results=_results(records),
         more=more,
-        boards=f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else.",
+        boards=_boards(config),
         check=(
             "The rules tell:\n  the pipeline's `valid` checks every answer."
             if puzzle is not None and puzzle.rules.checks_answers
@@ -214,6 +215,15 @@ def _metadata(config: AIRConfig, records: Records, variant: str, name: str, opti
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _boards(config: AIRConfig) -> str:
+    if config.mixer == "convolution":
+        return (
+            f"Trained on {config.puzzle}; the weights fit boards of any size of that family (`--puzzle NAME`), which "
+            "says nothing about how well they solve them."
+        )
+    return f"Boards of exactly {config.seq_len} cells ({config.puzzle or 'of no recorded puzzle'}); nothing else."
 
 
 def _summary(config: AIRConfig, puzzle: Puzzle | None, records: Records, variant: str, options: CardOptions) -> str:
@@ -290,7 +300,7 @@ def _architecture(config: AIRConfig) -> str:
         "parameters": f"{config.num_weights:,} (of these {2 * config.vocab_size * config.hidden_size:,} in and out of "
         "the vocabulary)",
         "hidden size, layers, heads": f"{config.hidden_size}, {config.num_hidden_layers}, "
-        f"{config.num_attention_heads if config.mixer == 'attention' else 'none (MLP over positions)'}",
+        f"{config.num_attention_heads if config.mixer == 'attention' else f'none ({_MIXING[config.mixer]})'}",
         "H-cycles, L-cycles of a segment": f"{config.h_cycles}, {config.l_cycles}",
         "segments": f"at most {config.max_segments} in training",
         "halting, gradient": f"{config.halting}, {config.gradient}",

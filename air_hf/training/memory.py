@@ -118,6 +118,8 @@ def _mixer(config: AIRConfig, size: int) -> int:
     tokens, width = config.num_network_positions, config.hidden_size
     if config.mixer == "mlp":
         return _swiglu(width, tokens, config.position_intermediate_size, size)
+    if config.mixer == "convolution":  # its argument, the convolutions' sums, the gate after SiLU, and the product
+        return size * tokens * 5 * width
     kept = size * tokens * 5 * width  # what the projections read, queries, keys and values
     if config._attn_implementation == "eager":
         kept += config.num_attention_heads * tokens**2 * (4 + (size if size != 4 else 0))  # maps, also in float32
