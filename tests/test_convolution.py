@@ -5,8 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from air_hf import AIRForPuzzleSolving
+from air_hf.cli import main
 from air_hf.hub import CheckpointError, load_model
 from air_hf.modeling.modeling_air import AIRConvolutionMixer
+from air_hf.puzzles import get_puzzle
+from air_hf.tokenization import build_tokenizer
 from air_hf.training import Learner, Recipe
 
 FIELDS = {"mixer": "convolution", "position_embedding": "none"}
@@ -116,3 +119,27 @@ def test_compiled_gradients_in_bfloat16(make_model):
     learner.train_step({"input_ids": ids, "labels": ids, "puzzle_ids": torch.zeros(8, dtype=torch.long)})
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert all(not torch.equal(model.get_parameter(name), weight) for name, weight in before.items())
+
+
+def test_the_commands_take_a_puzzle_of_another_size(make_model, tmp_path, capsys):
+    puzzle = get_puzzle("maze-4x4")
+    model = make(make_model, puzzle.name, vocab_size=puzzle.vocab_size)
+    model.save_pretrained(tmp_path / "small")
+    build_tokenizer(puzzle).save_pretrained(tmp_path / "small")
+    (tmp_path / "test.csv").write_text("question,answer\nS  G #    # ## # #,SooG #    # ## # #\n")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        return ended.value.code, "".join(capsys.readouterr())
+
+    status, text = run("evaluate", "--checkpoint", tmp_path / "small", "--data", tmp_path, "--puzzle", "maze-3x6")
+    assert status == 0, text
+    assert "exact" in text
+    status, text = run("evaluate", "--checkpoint", tmp_path / "small", "--data", tmp_path)
+    assert status == 2
+    assert "maze-4x4" in text
+    board = "S  G #    # ## # #"
+    status, text = run("solve", "--model", tmp_path / "small", "--puzzle", "maze-3x6", "--max_segments", "2", board)
+    assert status in (0, 1), text
+    assert "question" in text

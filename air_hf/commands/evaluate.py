@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.commands.place import add_place_options, add_puzzle_option, device, place_of
 from air_hf.evaluation import evaluate_model
 from air_hf.files import check_place, write_text
 from air_hf.hub import load_model, training_facts
@@ -20,6 +20,7 @@ from air_hf.solving.options import add_options, config_of, describe, is_plain
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
+    add_puzzle_option(parser)
     add_place_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", help="CSV file, or folder with test.csv")
@@ -45,7 +46,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     place = place_of(args)
     if args.output is not None:
         check_place(args.output)
-    model = load_model(args.checkpoint, dtype=args.dtype, **place).to(args.device)
+    model = load_model(args.checkpoint, args.puzzle, dtype=args.dtype, **place).to(args.device)
     puzzle = puzzle_of(model.config)
     if args.dataset:
         where = (args.dataset_config, "test", args.dataset_revision)

@@ -31,6 +31,13 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
     add_cache_option(parser)
 
 
+def add_puzzle_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--puzzle`, for [`load_model`]."""
+    parser.add_argument(
+        "--puzzle", help="boards, e.g. maze-30x30, if not the checkpoint's own; other sizes fit convolutions only"
+    )
+
+
 def place_of(args: argparse.Namespace) -> dict[str, str | None]:
     """Keywords of [`load_model`] and of what else reads a checkpoint."""
     return {"revision": args.revision, "cache_dir": args.cache_dir}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.commands.place import add_place_options, add_puzzle_option, device, place_of
 from air_hf.files import sole_writer
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer
 from air_hf.hub.loading import weights_sha256
@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--split", default="test", help="its split (default test)")
     model = "checkpoint folder, Hub repository, or a name (default: the one of this package that fits the first board)"
     parser.add_argument("--model", metavar="DIR_OR_REPO", help=model)
+    add_puzzle_option(parser)
     add_place_options(parser)
     parser.add_argument("--output", type=Path, help=results)
     parser.add_argument("--batch_size", type=count, default=64, help="rollouts at a time (default 64)")
@@ -86,7 +87,7 @@ def _load(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         ValueError: options that contradict one another.
     """
     dtype = {} if args.dtype is None else {"dtype": args.dtype}
-    model = load_model(args.model, **place_of(args), **dtype)
+    model = load_model(args.model, args.puzzle, **place_of(args), **dtype)
     puzzle = puzzle_of(model.config)
     if puzzle is None:
         raise CheckpointError(
@@ -103,7 +104,8 @@ def _solve_board(args: argparse.Namespace) -> int:
     if args.output is not None:
         raise ValueError("--output is for a file of boards, or -; one board is drawn")
     if args.model is None:
-        args.model = checkpoint_for(infer_puzzle(args.boards).name)
+        args.puzzle = args.puzzle or infer_puzzle(args.boards).name
+        args.model = checkpoint_for(args.puzzle)
     engine, puzzle, config = _load(args)
     question = read_question(puzzle, args.boards)
     found = next(engine.run([Question(question)]))
@@ -141,14 +143,16 @@ def _solve_rows(
     if state.num_processes > 1 and args.boards == _STDIN:
         raise ValueError("standard input is read by one process; write the boards to a file")
     if args.model is None:
-        name, rows = choose_puzzle(rows, source)
-        args.model = checkpoint_for(name)
+        if args.puzzle is None:
+            args.puzzle, rows = choose_puzzle(rows, source)
+        args.model = checkpoint_for(args.puzzle)
     work = FileWork(rows, source, output, total, state)
     try:
         with sole_writer(output) if output is not None and state.is_main_process else nullcontext():
             engine, puzzle, config = _load(args, state.device)
             work.check_how(
-                {"model": str(args.model), "weights_sha256": weights_sha256(args.model, **place_of(args)),
+                {"model": str(args.model), "puzzle": puzzle.name,
+                 "weights_sha256": weights_sha256(args.model, **place_of(args)),
                  "dtype": str(engine.model.dtype).removeprefix("torch."), "solve": dataclasses.asdict(config)}
             )  # fmt: skip
             tally, speed = work.solve(engine, puzzle)

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from air_hf.modeling import CheckpointError
+from air_hf.puzzles import family_name
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -21,7 +22,9 @@ def resolve_checkpoint(source: str | Path) -> str | Path:
 
 
 def checkpoint_for(puzzle: str) -> Path:
-    """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9": the one of that name, or else the first.
+    """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9".
+
+    The one of that name comes first, then one of that puzzle, then one of the family whose weights fit any size.
 
     Raises:
         CheckpointError: none does.
@@ -29,14 +32,16 @@ def checkpoint_for(puzzle: str) -> Path:
     shipped = shipped_checkpoints()
     if puzzle in shipped:
         return shipped[puzzle]
-    solves = {
-        name: json.loads((folder / "config.json").read_text(encoding="utf-8")).get("puzzle")
-        for name, folder in shipped.items()
+    configs = {
+        name: json.loads((folder / "config.json").read_text(encoding="utf-8")) for name, folder in shipped.items()
     }
-    for name, known in solves.items():
-        if known == puzzle:
+    for name, config in configs.items():
+        if config["puzzle"] == puzzle:
+            return shipped[name]
+    for name, config in configs.items():
+        if config["mixer"] == "convolution" and family_name(config["puzzle"]) == family_name(puzzle):
             return shipped[name]
     raise CheckpointError(
-        f"no model for {puzzle} comes with this package, which has {', '.join(solves) or 'none'}; "
+        f"no model for {puzzle} comes with this package, which has {', '.join(configs) or 'none'}; "
         "name one: --model DIR_OR_REPO"
     )
