@@ -84,3 +84,18 @@ def test_a_folder_goes_before_a_name(tmp_path, monkeypatch):
 
 def test_every_shipped_model_knows_its_puzzle():
     assert all(puzzle_of(load_model(name).config) is not None for name in NAMES)
+
+
+def test_weights_that_fit_any_size_are_found_by_their_family(make_model, tmp_path, monkeypatch):
+    """The nearest in size; those of a fixed size are for that size alone."""
+    folders = {}
+    for puzzle, mixer in (("maze-4x4", "convolution"), ("maze-6x6", "convolution"), ("maze-5x5", "mlp")):
+        side = int(puzzle[-1])
+        folders[f"{puzzle}-{mixer}"] = tmp_path / puzzle
+        model = make_model(puzzle=puzzle, seq_len=side**2, mixer=mixer, position_embedding="none")
+        model.save_pretrained(tmp_path / puzzle)
+    monkeypatch.setattr("air_hf.hub.shipped.shipped_checkpoints", lambda: folders)
+    found = {puzzle: checkpoint_for(puzzle).name for puzzle in ("maze-3x5", "maze-5x5", "maze-9x9")}
+    assert found == {"maze-3x5": "maze-4x4", "maze-5x5": "maze-5x5", "maze-9x9": "maze-6x6"}
+    with pytest.raises(CheckpointError, match="no model for sudoku-4x4"):
+        checkpoint_for("sudoku-4x4")

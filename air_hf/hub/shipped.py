@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from air_hf.modeling import CheckpointError
-from air_hf.puzzles import family_name
+from air_hf.puzzles import family_name, get_puzzle
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -24,7 +24,8 @@ def resolve_checkpoint(source: str | Path) -> str | Path:
 def checkpoint_for(puzzle: str) -> Path:
     """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9".
 
-    The one of that name comes first, then one of that puzzle, then one of the family whose weights fit any size.
+    The one of that name comes first, then one of that puzzle, then of the family's whose weights fit any size the
+    one trained on boards nearest in size.
 
     Raises:
         CheckpointError: none does.
@@ -38,9 +39,14 @@ def checkpoint_for(puzzle: str) -> Path:
     for name, config in configs.items():
         if config["puzzle"] == puzzle:
             return shipped[name]
-    for name, config in configs.items():
-        if config["mixer"] == "convolution" and family_name(config["puzzle"]) == family_name(puzzle):
-            return shipped[name]
+    of_any_size = {
+        name: config["seq_len"]
+        for name, config in configs.items()
+        if config["mixer"] == "convolution" and family_name(config["puzzle"]) == family_name(puzzle)
+    }
+    if of_any_size:
+        cells = get_puzzle(puzzle).num_cells
+        return shipped[min(of_any_size, key=lambda name: abs(of_any_size[name] - cells))]
     raise CheckpointError(
         f"no model for {puzzle} comes with this package, which has {', '.join(configs) or 'none'}; "
         "name one: --model DIR_OR_REPO"
