@@ -17,6 +17,7 @@ from air_hf.data import load_puzzles
 from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
 from air_hf.dataset_builders.sudoku import SudokuGenerator
 from air_hf.puzzles import PuzzleError, get_puzzle
+from air_hf.puzzles.maze import GOAL, PATH, START, WALL
 from air_hf.puzzles.sudoku import BLANK
 
 
@@ -69,6 +70,28 @@ def test_mazes(unique_path):
         lengths, shortest = puzzle.path_lengths(blocked), puzzle.path_lengths(question[None])[0]
         longer.append(((lengths == -1) | (lengths > shortest)).all())
     assert all(longer) == unique_path
+
+
+def test_of_several_shortest_paths_a_maze_marks_the_one_that_maze_hard_would():
+    """Breadth-first search from S that looks down, left, right and up; it finds all 2,000 answers of Maze-Hard."""
+    puzzle = get_puzzle("maze-7x9")
+    generator, several = make_generator(puzzle, min_path_cells=12), 0
+    for question, answer in zip(*generator.draw(60, np.random.default_rng(2)), strict=True):
+        board = question.reshape(7, 9)
+        start, goal = (tuple(map(int, np.argwhere(board == symbol)[0])) for symbol in (START, GOAL))
+        parents, queue = {start: None}, [start]
+        for row, column in queue:
+            for cell in ((row + 1, column), (row, column - 1), (row, column + 1), (row - 1, column)):
+                inside = 0 <= cell[0] < 7 and 0 <= cell[1] < 9
+                if inside and cell not in parents and board[cell] != WALL:
+                    parents[cell] = (row, column)
+                    queue.append(cell)
+        expected, cell = board.copy(), parents[goal]
+        while cell != start:
+            expected[cell], cell = PATH, parents[cell]
+        assert (answer.reshape(7, 9) == expected).all()
+        several += generator.count_solutions(question) > 1
+    assert several > 20
 
 
 @pytest.mark.parametrize(
