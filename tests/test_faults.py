@@ -277,10 +277,13 @@ def measure_activations(model, slots: int) -> int:
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("variant", ["Lx_H", "L2x_H2x-prepend-strip", "trm-att", "trm-mlp"])
+@pytest.mark.parametrize("variant", ["Lx_H", "L2x_H2x-prepend-strip", "trm-att", "trm-mlp", "convolution"])
 def test_activations_are_what_autograd_keeps(make_model, variant, attention, precision):
     """Counted from the configuration alone, and beside what a segment of three slots keeps more than one of one."""
-    model = make_model(variant, hidden_size=64)
+    if variant == "convolution":
+        model = make_model("Lx_H", hidden_size=64, mixer=variant, position_embedding="none")
+    else:
+        model = make_model(variant, hidden_size=64)
     model.set_attn_implementation(attention)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         one, three = (measure_activations(model, slots) for slots in (1, 3))

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from air_hf.dataset_builders.generate import make_generator
 from air_hf.puzzles import PuzzleError, get_puzzle, infer_puzzle
 from air_hf.puzzles.maze import GOAL, OPEN, PATH, START, WALL
 
@@ -267,3 +268,13 @@ def test_pictures_show_what_is_given_right_and_wrong(name):
 def test_examples_are_questions(name):
     puzzle = get_puzzle(name)
     puzzle.check_question(puzzle.parse(puzzle.example))
+
+
+def test_which_mazes_have_several_shortest_paths():
+    puzzle = get_puzzle("maze-8x10")
+    generator = make_generator(puzzle, min_path_cells=8, wall_share=0.3)
+    questions, _ = generator.draw(60, np.random.default_rng(4))
+    several = puzzle.has_several_answers(questions)
+    assert several.tolist() == [generator.count_solutions(question) > 1 for question in questions]
+    assert 10 < several.sum() < 50
+    assert not get_puzzle("sudoku-4x4").has_several_answers(questions[:, :16]).any()

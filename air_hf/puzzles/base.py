@@ -164,6 +164,13 @@ class Puzzle:
         pairs = zip(questions, answers, strict=True)
         return np.array([self.find_error(question, answer) is None for question, answer in pairs], dtype=bool)
 
+    def has_several_answers(self, questions: np.ndarray) -> np.ndarray:
+        """Which of N questions (N, S) have more right answers than the one a data set marks: bool (N,).
+
+        None, unless the family says otherwise. Random symmetries may turn the marked answer into another one.
+        """
+        return np.zeros(len(questions), dtype=bool)
+
     @cached_property
     def arrangements(self) -> np.ndarray:
         """The symmetry group where it is a short list of ways to arrange the cells, (K, S), the identity first.

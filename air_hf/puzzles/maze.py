@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from air_hf.modeling.rules_air import MazeRules
-from air_hf.puzzles.base import Puzzle
+from air_hf.puzzles.base import PADDING, Puzzle
 from air_hf.puzzles.symmetry import dihedral
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
@@ -46,6 +46,15 @@ class Maze(Puzzle):
         shortest = self.path_lengths(questions)
         along_marks = self._lengths(answers, marks)
         return well_formed & agrees & (shortest > 0) & (along_marks == shortest) & (marks.sum(1) == shortest - 1)
+
+    def has_several_answers(self, questions: np.ndarray) -> np.ndarray:
+        """Which mazes have several shortest paths: more cells lie on one of them than one has."""
+        from_start, from_goal = (
+            self.distances((questions != WALL) & (questions != PADDING), questions == end) for end in (START, GOAL)
+        )
+        lengths = self.path_lengths(questions)
+        between = (from_start != UNREACHABLE) & (from_goal != UNREACHABLE)
+        return (between & (from_start + from_goal == lengths[:, None])).sum(1) > lengths + 1
 
     def path_lengths(self, questions: np.ndarray) -> np.ndarray:
         """Steps (N,) of a shortest path from S to G, over open or marked cells; -1 where there is none."""

@@ -22,6 +22,8 @@ from air_hf.runs.records import RunRecords, read_curves
 from air_hf.runs.trackers import start_tracker
 from air_hf.training import Learner, estimate_memory
 
+_LOOKED_AT = 64  # puzzles, for what is said about a data set
+
 
 class Run:
     """A model that is trained as a recipe says, in a folder of its own.
@@ -96,7 +98,19 @@ class Run:
             f"{self.learner.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, "
             f"{self.accelerator.device}, {self.accelerator.num_processes} processes, "
             f"precision {self.accelerator.mixed_precision}, attention {config._attn_implementation}, "
-            f"compile {'on' if self.learner.compiled else 'off'}\n{self.memory}"
+            f"compile {'on' if self.learner.compiled else 'off'}\n{self.memory}{self._warn_of_images()}"
+        )
+
+    def _warn_of_images(self) -> str:
+        """A line where random symmetries would contradict the answers, as far as the first puzzles show."""
+        puzzles = self.train_source.puzzles
+        some = puzzles.questions[:_LOOKED_AT]
+        several = int(puzzles.puzzle.has_several_answers(some).sum())
+        if not (self.recipe.augment and several):
+            return ""
+        return (
+            f"\nnote: {several} of the first {len(some)} puzzles have several right answers, of which one is marked; "
+            "random symmetries turn it into another, and teach both: --augment false does not"
         )
 
     def train(self) -> EvaluationResult | None:
