@@ -105,6 +105,30 @@ def test_other_models_keep_their_size(make_model, tmp_path):
     make(make_model).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"solves maze-3x5.* not sudoku-9x9"):
         load_model(tmp_path, puzzle="sudoku-9x9")
+    make(make_model, position_embedding="learned").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"solves maze-3x5, not maze-5x5.*without learned positions"):
+        load_model(tmp_path, puzzle="maze-5x5")
+    make(make_model, "sudoku-4x4").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="solves sudoku-4x4, of 6 symbols; sudoku-9x9 has 11"):
+        load_model(tmp_path, puzzle="sudoku-9x9")
+
+
+@pytest.mark.parametrize("augment", ["true", "false"])
+def test_a_run_says_where_symmetries_contradict_the_answers(tmp_path, capsys, augment):
+    def run(*words):
+        with pytest.raises(SystemExit):
+            main([str(word) for word in words])
+        return "".join(capsys.readouterr())
+
+    run("data", "generate", "--puzzle", "maze-6x6", "--min_path_cells", "7", "--train", "40", "--test", "8",
+        "--output", tmp_path / "data")  # fmt: skip
+    text = run(
+        "train", "--config", "examples/configs/maze-10x10.yaml", "--train_data", tmp_path / "data", "--output_dir",
+        tmp_path / "run", "--augment", augment, "--max_steps", "1", "--warmup_steps", "1", "--hidden_size", "16",
+        "--batch_size", "4", "--compile", "off", "--max_segments", "1", "--eval_limit", "4", "--eval_every", "0",
+    )  # fmt: skip
+    assert "parameters" in text
+    assert ("have several right answers" in text) == (augment == "true")
 
 
 def test_compiled_gradients_in_bfloat16(make_model):

@@ -100,16 +100,17 @@ def _parse_config(path: Path) -> AIRConfig:
 
 def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
     """The configuration for boards of another size of the same family, if the weights fit any."""
-    known = config.puzzle or "boards of no known puzzle"
-    if config.mixer != "convolution" or family_name(config.puzzle) != family_name(puzzle):
+    known, rules = config.puzzle or "boards of no known puzzle", get_puzzle(puzzle, **(config.puzzle_options or {}))
+    if not config.fits_any_board or family_name(config.puzzle) != rules.family:
         raise CheckpointError(
-            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution" fit boards of other '
-            f'sizes, of their own family (its mixer is "{config.mixer}")'
+            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution", without learned '
+            f'positions, fit boards of other sizes, of their own family (its mixer is "{config.mixer}")'
         )
-    options = config.puzzle_options or {}
-    return AIRConfig.from_dict(
-        config.to_dict() | {"puzzle": puzzle, "seq_len": get_puzzle(puzzle, **options).num_cells}
-    )
+    if rules.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{source} solves {known}, of {config.vocab_size} symbols; {puzzle} has {rules.vocab_size}"
+        )
+    return AIRConfig.from_dict(config.to_dict() | {"puzzle": puzzle, "seq_len": rules.num_cells})
 
 
 def _one_line(error: Exception) -> str:

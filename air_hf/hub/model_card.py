@@ -218,7 +218,7 @@ def _metadata(config: AIRConfig, records: Records, variant: str, name: str, opti
 
 
 def _boards(config: AIRConfig) -> str:
-    if config.mixer == "convolution":
+    if config.fits_any_board:
         return (
             f"Trained on {config.puzzle}; the weights fit boards of any size of that family (`--puzzle NAME`), which "
             "says nothing about how well they solve them."

@@ -4,7 +4,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from air_hf.modeling import CheckpointError
+from air_hf.modeling import AIRConfig, CheckpointError
 from air_hf.puzzles import family_name, get_puzzle
 
 
@@ -34,19 +34,22 @@ def checkpoint_for(puzzle: str) -> Path:
     if puzzle in shipped:
         return shipped[puzzle]
     configs = {
-        name: json.loads((folder / "config.json").read_text(encoding="utf-8")) for name, folder in shipped.items()
+        name: AIRConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        for name, folder in shipped.items()
     }
     for name, config in configs.items():
-        if config["puzzle"] == puzzle:
+        if config.puzzle == puzzle:
             return shipped[name]
-    of_any_size = {
-        name: config["seq_len"]
+    rules = get_puzzle(puzzle)
+    others = {
+        name: config.seq_len
         for name, config in configs.items()
-        if config["mixer"] == "convolution" and family_name(config["puzzle"]) == family_name(puzzle)
+        if config.fits_any_board
+        and family_name(config.puzzle) == rules.family
+        and config.vocab_size == rules.vocab_size
     }
-    if of_any_size:
-        cells = get_puzzle(puzzle).num_cells
-        return shipped[min(of_any_size, key=lambda name: abs(of_any_size[name] - cells))]
+    if others:
+        return shipped[min(others, key=lambda name: abs(others[name] - rules.num_cells))]
     raise CheckpointError(
         f"no model for {puzzle} comes with this package, which has {', '.join(configs) or 'none'}; "
         "name one: --model DIR_OR_REPO"
