@@ -34,7 +34,9 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
 def add_puzzle_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--puzzle`, for [`load_model`]."""
     parser.add_argument(
-        "--puzzle", help="boards, e.g. maze-30x30, if not the checkpoint's own; other sizes fit convolutions only"
+        "--puzzle",
+        help="boards, e.g. maze-30x30, if not the checkpoint's own; other sizes fit the mixers convolution and "
+        "candidates only",
     )
 
 

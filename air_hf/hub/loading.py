@@ -39,7 +39,7 @@ def load_model(source: str | Path, puzzle: str | None = None, **kwargs) -> AIRFo
         source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
             the Hub.
         puzzle (`str`, *optional*): boards to solve, e.g. "maze-30x30", if not those of the checkpoint: of the same
-            family, and of another size only where the mixer is "convolution".
+            family, and of another size only where the mixer is "convolution" or "candidates".
         kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `cache_dir`, `attn_implementation`.
 
     Raises:
@@ -103,14 +103,14 @@ def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
     known, rules = config.puzzle or "boards of no known puzzle", get_puzzle(puzzle, **(config.puzzle_options or {}))
     if not config.fits_any_board or family_name(config.puzzle) != rules.family:
         raise CheckpointError(
-            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution", without learned '
-            f'positions, fit boards of other sizes, of their own family (its mixer is "{config.mixer}")'
+            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution" or "candidates", without '
+            f'learned positions, fit boards of other sizes, of their own family (its mixer is "{config.mixer}")'
         )
-    if rules.vocab_size != config.vocab_size:
+    if rules.vocab_size != config.vocab_size and not config.fits_any_vocabulary:
         raise CheckpointError(
             f"{source} solves {known}, of {config.vocab_size} symbols; {puzzle} has {rules.vocab_size}"
         )
-    return AIRConfig.from_dict(config.to_dict() | {"puzzle": puzzle, "seq_len": rules.num_cells})
+    return config.resized(puzzle, rules.num_cells, rules.vocab_size)
 
 
 def _one_line(error: Exception) -> str:

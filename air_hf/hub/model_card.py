@@ -18,7 +18,8 @@ from air_hf.variants import VARIANTS
 _CURVE = "images/training.png"
 _LONGEST_LINE = 90  # symbols of a board that is printed on one line
 _RECIPE_ORDER = ("variant", "max_steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay")
-_MIXING = {"mlp": "MLP over positions", "convolution": "depthwise 3 × 3 convolutions"}
+_MIXING = {"mlp": "MLP over positions", "convolution": "depthwise 3 × 3 convolutions",
+           "candidates": "sums over rows, columns, boxes and cells"}
 _TEXT = """---
 {metadata}
 ---
@@ -297,7 +298,7 @@ def _place(config: AIRConfig, variant: str) -> str:
 def _architecture(config: AIRConfig) -> str:
     forward, step = config.estimate_flops(), config.estimate_flops(with_gradient=True)
     rows = {
-        "parameters": f"{config.num_weights:,} (of these {2 * config.vocab_size * config.hidden_size:,} in and out of "
+        "parameters": f"{config.num_weights:,} (of these {config.num_vocabulary_weights:,} in and out of "
         "the vocabulary)",
         "hidden size, layers, heads": f"{config.hidden_size}, {config.num_hidden_layers}, "
         f"{config.num_attention_heads if config.mixer == 'attention' else f'none ({_MIXING[config.mixer]})'}",

@@ -94,7 +94,7 @@ def estimate_activations(config: AIRConfig, size: int) -> int:
     tokens, width = config.num_network_positions, config.hidden_size
     block = (
         _mixer(config, size)
-        + _swiglu(tokens, width, config.intermediate_size, size)
+        + _swiglu(tokens * config.feature_groups, config.group_size, config.intermediate_size, size)
         + 2 * _norm(tokens * width, tokens)
     )
     updates = sum(update.keeps_graph for update in config.schedule)
@@ -118,7 +118,7 @@ def _mixer(config: AIRConfig, size: int) -> int:
     tokens, width = config.num_network_positions, config.hidden_size
     if config.mixer == "mlp":
         return _swiglu(width, tokens, config.position_intermediate_size, size)
-    if config.mixer == "convolution":  # its argument, the convolutions' sums, the gate after SiLU, and the product
+    if config.mixer in ("convolution", "candidates"):  # its argument, both sums, the gate after SiLU, and the product
         return size * tokens * 5 * width
     kept = size * tokens * 5 * width  # what the projections read, queries, keys and values
     if config._attn_implementation == "eager":
