@@ -57,8 +57,8 @@ def test_the_definition_candidate_by_candidate(make_model, front):
                 for cells, proj in ((same_row, mixer.line_proj), (same_column, mixer.line_proj),
                                     (same_box, mixer.box_proj)):  # fmt: skip
                     assert len(cells) == n
-                    own += sum(h[:, front + other, digit] for other in cells) / 9 @ proj.weight.T
-                own += h[:, front + cell].sum(1) / 9 @ mixer.cell_proj.weight.T
+                    own += sum(h[:, front + other, digit] for other in cells) @ proj.weight.T
+                own += h[:, front + cell].sum(1) @ mixer.cell_proj.weight.T
                 own += h[:, :front, digit].mean(1) @ mixer.front_proj.weight.T
                 gate, up = own.chunk(2, dim=-1)
                 mixed[:, cell, digit] = gate * gate.sigmoid() * up
@@ -143,7 +143,7 @@ def test_a_sum_weighs_the_same_on_boards_of_every_size(make_model):
         loud[0, 0, 0] = 1.0
         quiet, loud = quiet + 0.1, loud + 0.1
         with torch.no_grad():  # before the norm, whose mean is over all digits of a cell
-            heard = [mixer.line_proj(h.view(1, digits, digits, digits, 4).sum(2) / 9)[0, 0, 0] for h in (quiet, loud)]
+            heard = [mixer.line_proj(h.view(1, digits, digits, digits, 4).sum(2))[0, 0, 0] for h in (quiet, loud)]
         shifts.append(heard[1] - heard[0])
     torch.testing.assert_close(*shifts)
 
@@ -158,7 +158,10 @@ def test_a_sum_weighs_the_same_on_boards_of_every_size(make_model):
         ({"hidden_size": 32}, r"hidden_size \(32\) is no multiple of the digits of sudoku-6x6 \(6\)"),
         ({"position_embedding": "learned"}, 'position_embedding is "learned"'),
         ({"prefix_len": 0}, "prefix_len is 0"),
-        ({"prefix_dim": 5}, r"prefix_dim \(5\) must lie between 0 and prefix_len \* hidden_size / digits \(1 \* 4 = 4\)"),
+        (
+            {"prefix_dim": 5},
+            r"prefix_dim \(5\) must lie between 0 and prefix_len \* hidden_size / digits \(1 \* 4 = 4\)",
+        ),
     ],
     ids=str,
 )

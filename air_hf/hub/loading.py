@@ -103,8 +103,8 @@ def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
     known, rules = config.puzzle or "boards of no known puzzle", get_puzzle(puzzle, **(config.puzzle_options or {}))
     if not config.fits_any_board or family_name(config.puzzle) != rules.family:
         raise CheckpointError(
-            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution" or "candidates", without '
-            f'learned positions, fit boards of other sizes, of their own family (its mixer is "{config.mixer}")'
+            f'{source} solves {known}, not {puzzle}; only weights whose mixer is "convolution" or "candidates", '
+            f'without learned positions, fit boards of other sizes, of their own family (its mixer is "{config.mixer}")'
         )
     if rules.vocab_size != config.vocab_size and not config.fits_any_vocabulary:
         raise CheckpointError(

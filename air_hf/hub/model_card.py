@@ -18,8 +18,11 @@ from air_hf.variants import VARIANTS
 _CURVE = "images/training.png"
 _LONGEST_LINE = 90  # symbols of a board that is printed on one line
 _RECIPE_ORDER = ("variant", "max_steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay")
-_MIXING = {"mlp": "MLP over positions", "convolution": "depthwise 3 × 3 convolutions",
-           "candidates": "sums over rows, columns, boxes and cells"}
+_MIXING = {
+    "mlp": "MLP over positions",
+    "convolution": "depthwise 3 × 3 convolutions",
+    "candidates": "sums over rows, columns, boxes and cells",
+}
 _TEXT = """---
 {metadata}
 ---
