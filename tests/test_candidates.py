@@ -13,7 +13,6 @@ from air_hf.modeling.modeling_air import AIRCandidateMixer
 from air_hf.modeling.rules_air import BOXES
 from air_hf.puzzles import get_puzzle
 from air_hf.training import Learner, Recipe
-from air_hf.training.memory import estimate_activations
 
 KINDS = [{}, {"prefix_len": 3, "num_puzzle_ids": 2}, {"level_token": "prepend_keep"},
          {"level_token": "prepend_strip"}, {"level_token": "add"}, {"input_operator": "linear"},
@@ -170,7 +169,7 @@ def test_what_does_not_fit_is_refused_by_name(make_model, fields, words):
         make(make_model, **fields)
 
 
-def test_compiled_in_bfloat16_and_within_the_memory_counted(make_model):
+def test_compiled_in_bfloat16(make_model):
     from accelerate import Accelerator
 
     model = make(make_model, h_cycles=1, l_cycles=1)
@@ -182,16 +181,6 @@ def test_compiled_in_bfloat16_and_within_the_memory_counted(make_model):
     learner.train_step({"input_ids": ids, "labels": labels, "puzzle_ids": torch.zeros(8, dtype=torch.long)})
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert all(not torch.equal(model.get_parameter(name), weight) for name, weight in before.items())
-    kept = 0
-
-    def count(tensor):
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model.train()(ids, labels=labels)
-    assert 0.4 < kept / (8 * estimate_activations(model.config, 4)) < 2.5
 
 
 def test_the_shipped_one_solves_any_size():

@@ -128,9 +128,10 @@ def test_every_variant_gives_the_same_numbers_in_onnxruntime(lively_model, varia
         assert_same_rollout(model, exported, boards(count), torch.arange(count) % 3)
 
 
-def test_convolutions_give_the_same_numbers_in_onnxruntime(lively_model):
-    fields = {"mixer": "convolution", "position_embedding": "none", "h_cycles": 1, "l_cycles": 1, "max_segments": 2}
-    model = lively_model("Lx_H", puzzle="maze-2x8", **fields)
+@pytest.mark.parametrize(("mixer", "puzzle"), [("convolution", "maze-2x8"), ("candidates", "sudoku-4x4")])
+def test_mixers_of_our_own_give_the_same_numbers_in_onnxruntime(lively_model, mixer, puzzle):
+    fields = {"mixer": mixer, "position_embedding": "none", "h_cycles": 1, "l_cycles": 1, "max_segments": 2}
+    model = lively_model("Lx_H", puzzle=puzzle, **fields)
     exported = ExportedForPuzzleSolving(model.config, AllGraphs(model).runners())
     for count in (1, 5):
         assert_same_rollout(model, exported, boards(count))

@@ -277,10 +277,12 @@ def measure_activations(model, slots: int) -> int:
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("variant", ["Lx_H", "L2x_H2x-prepend-strip", "trm-att", "trm-mlp", "convolution"])
+@pytest.mark.parametrize(
+    "variant", ["Lx_H", "L2x_H2x-prepend-strip", "trm-att", "trm-mlp", "convolution", "candidates"]
+)
 def test_activations_are_what_autograd_keeps(make_model, variant, attention, precision):
     """Counted from the configuration alone, and beside what a segment of three slots keeps more than one of one."""
-    if variant == "convolution":
+    if variant in ("convolution", "candidates"):
         model = make_model("Lx_H", hidden_size=64, mixer=variant, position_embedding="none")
     else:
         model = make_model(variant, hidden_size=64)
