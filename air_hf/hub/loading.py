@@ -161,18 +161,21 @@ def weights_sha256(checkpoint: str | Path, **place) -> str:
 
 
 def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint's puzzle, once the checkpoint's own file is seen to say the same.
+    """The tokenizer of a configuration's puzzle, once the checkpoint's own file is seen to say the same of its puzzle.
 
     Args:
         source (`str` or `Path`): a checkpoint folder, the name of one that comes with the package, or a repository on
             the Hub.
-        config ([`AIRConfig`]): the checkpoint's; its puzzle must be known.
+        config ([`AIRConfig`]): the checkpoint's, perhaps for boards of another size; its puzzle must be known.
         place: `revision`, `cache_dir`, `token`.
 
     Raises:
         CheckpointError: tokenizer.json is missing, damaged or of another puzzle.
     """
     source = resolve_checkpoint(source)
+    if config.fits_any_vocabulary and (own := read_config(source, **place)).puzzle != config.puzzle:
+        load_tokenizer(source, own, **place)
+        return build_tokenizer(puzzle_of(config))
     path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")

@@ -46,7 +46,7 @@ def checkpoint_for(puzzle: str) -> Path:
         for name, config in configs.items()
         if config.fits_any_board
         and family_name(config.puzzle) == rules.family
-        and (config.fits_any_vocabulary or config.vocab_size == rules.vocab_size)
+        and config.vocab_size == rules.vocab_size
     }
     if others:
         return shipped[min(others, key=lambda name: abs(others[name] - rules.num_cells))]
