@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from support.mixers import check_compiled_step_in_bfloat16, check_counts_and_gradients
 
 from air_hf import AIRForPuzzleSolving
 from air_hf.cli import main
@@ -10,7 +10,6 @@ from air_hf.hub import CheckpointError, load_model
 from air_hf.modeling.modeling_air import AIRConvolutionMixer
 from air_hf.puzzles import get_puzzle
 from air_hf.tokenization import build_tokenizer
-from air_hf.training import Learner, Recipe
 
 FIELDS = {"mixer": "convolution", "position_embedding": "none"}
 KINDS = [{}, {"prefix_len": 0}, {"prefix_len": 3}, {"level_token": "prepend_keep"}, {"level_token": "prepend_strip"}]
@@ -60,15 +59,8 @@ def test_the_definition_cell_by_cell(make_model, front):
 def test_counts_and_gradients(make_model, fields):
     """Weights, FLOPs and which parameters learn, for whatever is in front of the cells."""
     model = make(make_model, **fields).train()
-    assert model.num_parameters() == model.config.num_weights
     ids = boards(model)
-    with torch.no_grad(), FlopCounterMode(display=False) as forward:
-        model(ids)
-    # The counter takes a depthwise convolution's multiplications at the edge, where there is no neighbour, for done.
-    assert forward.get_total_flops() == model.config.estimate_flops(3)
-    model(ids, labels=ids).loss.backward()
-    missing = [name for name, weight in model.named_parameters() if weight.grad is None and "mixer" in name]
-    assert not missing
+    check_counts_and_gradients(model, ids, ids)
 
 
 def test_a_cell_hears_no_further_than_its_updates_reach(make_model):
@@ -133,16 +125,9 @@ def test_a_run_says_where_symmetries_contradict_the_answers(tmp_path, capsys, au
 
 def test_compiled_gradients_in_bfloat16(make_model):
     """Compiled, the gradient of `amax` is not a number in bfloat16 (torch 2.13)."""
-    from accelerate import Accelerator
-
     model = make(make_model, h_cycles=1, l_cycles=1)
-    recipe = Recipe(batch_size=8, compile="on", warmup_steps=0)
-    learner = Learner(model, recipe, Accelerator(cpu=True, mixed_precision="bf16"))
     ids = boards(model, 8)
-    before = {name: weight.clone() for name, weight in model.named_parameters() if "conv" in name}
-    learner.train_step({"input_ids": ids, "labels": ids, "puzzle_ids": torch.zeros(8, dtype=torch.long)})
-    assert all(weight.isfinite().all() for weight in model.parameters())
-    assert all(not torch.equal(model.get_parameter(name), weight) for name, weight in before.items())
+    check_compiled_step_in_bfloat16(model, ids, ids, "conv")
 
 
 def test_the_commands_take_a_puzzle_of_another_size(make_model, tmp_path, capsys):
