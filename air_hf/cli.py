@@ -7,6 +7,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 
 from air_hf import __version__
+from air_hf.allocator import keep_freed_memory
 from air_hf.parsing import Parser
 
 # Imported when called, so that `air-hf --help` is quick.
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog=f"air-hf {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:])
     importlib.import_module("air_hf.hub.client").limit_silence()
     run = module.configure(parser)
+    keep_freed_memory()
     try:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.

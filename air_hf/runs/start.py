@@ -13,6 +13,7 @@ from accelerate.utils import parse_flag_from_env, set_seed
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
+from air_hf.allocator import keep_freed_memory
 from air_hf.data import PuzzleSet
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import CheckpointError, load_model, read_config
@@ -84,6 +85,7 @@ def make_accelerator(recipe: RunRecipe, config: AIRConfig) -> Accelerator:
         )
     if recipe.report_to != "none" and not accelerator.log_with:  # Accelerate only warns
         raise ImportError(f"report_to is {recipe.report_to!r}, which is not installed")
+    keep_freed_memory()
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
     torch.set_num_threads(recipe.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
