@@ -72,6 +72,11 @@ class PuzzleSet:
         """Rows that a prefix table needs for these puzzles; 1 where they carry no ids."""
         return int(self.puzzle_ids.max(initial=0)) + 1
 
+    def count_in(self, other: "PuzzleSet") -> int:
+        """How many of these questions are among those of a set of the same family; images are not looked for."""
+        theirs = {question.tobytes() for question in other.questions}
+        return sum(question.tobytes() in theirs for question in self.questions)
+
     def sha256(self) -> str:
         """SHA-256 of the lines `question,answer`, as `air-hf data build` records it for a data set.
 

@@ -393,3 +393,20 @@ def test_a_gradient_that_is_not_finite(make_model, stream, poison):
     hook.remove()
     learner.train_step(stream.batch(2))
     assert learner.carry.state.z_h.isfinite().all()
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_puzzles_that_are_learned_and_tested(data, tmp_path, capsys, monkeypatch, shared):
+    test = tmp_path / "test.csv"
+    make_csv(tmp_path, seed=1, train=1, test=5)
+    if shared:
+        learned = (data / "train.csv").read_text().splitlines(keepends=True)[1 : 1 + shared]
+        test.write_text(test.read_text() + "".join(learned))
+    words = command(data, tmp_path / "run", "--max_steps", "1", "--warmup_steps", "1", "--test_data", test)[1:]
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        main(["train", *words])
+    text = capsys.readouterr().out
+    assert "parameters" in text
+    assert (f"note: {shared} of the {5 + shared} test puzzles are training puzzles" in text) == (shared > 0)
+    assert ("training puzzles" in text) == (shared > 0)

@@ -98,7 +98,8 @@ class Run:
             f"{self.learner.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, "
             f"{self.accelerator.device}, {self.accelerator.num_processes} processes, "
             f"precision {self.accelerator.mixed_precision}, attention {config._attn_implementation}, "
-            f"compile {'on' if self.learner.compiled else 'off'}\n{self.memory}{self._warn_of_images()}"
+            f"compile {'on' if self.learner.compiled else 'off'}\n{self.memory}"
+            f"{self._warn_of_images()}{self._warn_of_shared_puzzles()}"
         )
 
     def _warn_of_images(self) -> str:
@@ -112,6 +113,12 @@ class Run:
             f"\nnote: {several} of the first {len(some)} puzzles have several right answers, of which one is marked; "
             "random symmetries turn it into another, and teach both: --augment false does not"
         )
+
+    def _warn_of_shared_puzzles(self) -> str:
+        """A line where puzzles are learned that are tested, e.g. of two files that one seed drew."""
+        tested = self.test_source.puzzles
+        shared = tested.count_in(self.train_source.puzzles)
+        return f"\nnote: {shared:,} of the {len(tested):,} test puzzles are training puzzles, too" if shared else ""
 
     def train(self) -> EvaluationResult | None:
         """Trains to the end; the last scores, None if a run that had ended is only looked at.
