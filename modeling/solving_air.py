@@ -63,7 +63,8 @@ class SolveConfig:
         patience (`int`): segments over which an answer must not change.
         rollouts (`int`): K, trajectories of a puzzle.
         noise (`float`): σ, standard deviation of the Gaussian noise added to a state before each segment; the states'
-            root mean square is 1 (PTRM, arXiv 2605.19943: 0.3 for Sudoku, 1.0 for mazes).
+            root mean square is 1 (PTRM, arXiv 2605.19943: 0.3 for Sudoku, 1.0 for mazes). Where a checkpoint's
+            `solve_config.json` has one, the adaptive mode of the commands takes it.
         noise_on (`str`): which states get noise: "z_l", "z_h" or "both".
         start (`str`): "fixed", the two vectors of training, or "random", standard normal states.
         symmetries (`bool`): every rollout but the first looks at a random symmetric image of the board; its answer is

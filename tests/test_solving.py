@@ -614,6 +614,10 @@ def test_options_make_the_plan():
     # What loses nothing of the plain loop's accuracy accepts its wrong answers, too.
     assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 4.0, False)
     assert config_of(adaptive, replace(stored, trusted_q_halt=3.0), None).q_halt_threshold == 3.0
+    noisy = replace(stored, noise=2.0, plain_first=True)
+    assert config_of(adaptive, noisy, SUDOKU) == replace(by_rules, noise=2.0)
+    assert config_of(parse_options("adaptive", "--noise", "0"), noisy, SUDOKU).noise == 0
+    assert config_of(parse_options("plain"), noisy, SUDOKU) == SolveConfig()
     low = parse_options("adaptive", "--early_exit", "q_halt", "--q_halt_threshold", "1")
     assert config_of(low, stored, SUDOKU).q_halt_threshold == 1
     assert config_of(adaptive, SolveConfig(), None).q_halt_threshold == 4.0
@@ -671,6 +675,13 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
              for board, score in each[0].history if SUDOKU.format(board.numpy()) != answer]  # fmt: skip
     assert wrong
     assert all(score <= stored["trusted_q_halt"] for score in wrong)
+    noisy = load_model(checkpoint)
+    noisy.solve_config = SolveConfig(noise=2.0, plain_first=True)
+    noisy.save_pretrained(tmp_path / "noisy")
+    status, _, err = run_command(capsys, "calibrate", "--model", tmp_path / "noisy", "--data", file)
+    assert status == 0, err
+    again = json.loads((tmp_path / "noisy" / SOLVE_CONFIG).read_text())
+    assert again == stored | {"noise": 2.0, "plain_first": True}
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
     assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
     status, _, err = run_command(capsys, *words[:-1], file)

@@ -42,8 +42,11 @@ def _calibrate(args: argparse.Namespace) -> int:
     if args.limit is not None:
         puzzles = puzzles.sample(args.limit, args.seed)
     found = calibrate(run_segments(model, puzzles, args.max_segments, args.batch_size), args.tolerance)
+    stored = model.solve_config
     config = SolveConfig(
         max_segments=args.max_segments,
+        noise=stored.noise,
+        plain_first=stored.plain_first,
         early_exit="q_halt",
         q_halt_threshold=round(found.threshold, 2),
         trusted_q_halt=round(found.trusted, 2),

@@ -20,7 +20,7 @@ _HELP = {
     "(adaptive: what air-hf calibrate found to be trusted, else 4)",
     "patience": "segments over which --early_exit unchanged wants the same answer",
     "rollouts": "trajectories of a board (adaptive: as many as the budget allows)",
-    "noise": "standard deviation of the noise before each segment; 0 is none (adaptive: 0.3)",
+    "noise": "standard deviation of the noise before each segment; 0 is none (adaptive: the checkpoint's, else 0.3)",
     "noise_on": "states that get noise",
     "start": "states that a rollout starts from",
     "symmetries": "let every rollout but the first look at a random symmetric image of the board",
@@ -55,7 +55,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
 
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
-        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes the score that it trusts from it.
+        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes the score that it trusts from it, and the noise
+            that suits it.
         puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
             its rollouts.
 
@@ -68,6 +69,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
     if args.mode == "adaptive":
         early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
         chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
+        if stored.noise:
+            chosen["noise"] = stored.noise
         config = SolveConfig.adaptive(**(chosen | given))
         if config.early_exit == "unchanged":
             raise ValueError(
