@@ -55,8 +55,8 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
 
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
-        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes the score that it trusts from it, and the noise
-            that suits it.
+        stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes from it the score that it trusts, and the
+            noise that suits it.
         puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
             its rollouts.
 
