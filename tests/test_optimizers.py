@@ -150,3 +150,17 @@ def test_slots_out_of_step(make_model, stream):
     assert len(counts[True].unique()) > 2
     expected = np.random.default_rng([0, 3, 0]).integers(4, size=BATCH) + 1
     assert counts[True].tolist() == expected.tolist()
+
+
+def test_slots_that_wish_to_halt_stay_for_a_while(make_model, stream):
+    """All of them, where the delay is certain, and none without one; at the last segment nobody stays."""
+    for delay, halts in ((0.0, [True] * 4), (1.0, [False, False, False, True])):
+        learner = make_learner(make_model(), halt_exploration_prob=0.0, halt_delay_prob=delay, learning_rate=1e-6)
+        learner.model.q_head.weight.data.zero_()  # everybody wishes to halt
+        learner.model.q_head.bias.data.copy_(torch.tensor([9.0, -9.0]))
+        seen = []
+        for step in range(4):
+            learner.train_step(stream.batch(step))
+            assert len(learner.carry.halted.unique()) == 1
+            seen.append(learner.carry.halted[0].item())
+        assert seen == halts

@@ -68,12 +68,31 @@ def test_halting_rule(make_model, stream, halting):
 
 def test_exploration():
     rng = np.random.default_rng(0)
-    least = draw_least_segments(100_000, 5, 0.3, rng)
+    least = draw_least_segments(100_000, 5, 0.3, 0.0, rng)
     counts = torch.bincount(least, minlength=6) / len(least)
     assert counts[1] == 0
     assert counts[0].item() == pytest.approx(0.7, abs=0.01)
     assert counts[2:].tolist() == pytest.approx([0.075] * 4, abs=0.005)
-    assert draw_least_segments(10, 1, 1.0, rng).tolist() == [0] * 10
+    assert draw_least_segments(10, 1, 1.0, 1.0, rng).tolist() == [0] * 10
+
+
+def test_delayed_halting():
+    """A slot that wishes to halt from the first segment on stays for a geometrically distributed number of them."""
+    rng = np.random.default_rng(0)
+    waiting, stayed = torch.ones(20_000, dtype=torch.bool), torch.zeros(20_000)
+    for _ in range(40):
+        stayed += waiting
+        waiting &= draw_least_segments(20_000, 100, 0.0, 0.75, rng) > 0
+    assert stayed.mean().item() == pytest.approx(1 / (1 - 0.75), rel=0.03)
+    assert set(draw_least_segments(1000, 7, 0.0, 0.5, rng).tolist()) == {0, 7}
+
+
+def test_delay_leaves_exploration_alone():
+    """It is drawn after exploration, from the same generator, so that a run without it is what it was."""
+    draws = [draw_least_segments(50, 9, 0.3, delay, np.random.default_rng(5)) for delay in (0.0, 0.4)]
+    held = draws[1] == 9
+    assert torch.equal(draws[0][~held], draws[1][~held])
+    assert 10 < held.sum() < 40
 
 
 def test_schedule():

@@ -69,16 +69,19 @@ def refill(model: AIRForPuzzleSolving, carry: Carry, batch: dict[str, torch.Tens
 
 
 def draw_least_segments(
-    slots: int, max_segments: int, exploration_prob: float, rng: np.random.Generator
+    slots: int, max_segments: int, exploration_prob: float, delay_prob: float, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Exploration: with probability `exploration_prob` a slot must reach a random count in 2..max_segments; int64 (B,).
+    """Segments that every slot must reach before it may halt at this step; int64 (B,).
 
-    The other slots, and all where there is only one segment, get 0.
+    Exploration: with probability `exploration_prob` a random count in 2..max_segments (HRM, section 2). Delay: with
+    probability `delay_prob` all of them, so that a slot which wishes to halt stays for 1 / (1 - delay_prob) steps on
+    average. The other slots, and all where there is only one segment, get 0.
     """
     if max_segments < 2:
         return torch.zeros(slots, dtype=torch.long)
     explores = rng.random(slots) < exploration_prob
-    return torch.from_numpy(np.where(explores, rng.integers(2, max_segments + 1, size=slots), 0))
+    least = np.where(explores, rng.integers(2, max_segments + 1, size=slots), 0)
+    return torch.from_numpy(np.where(rng.random(slots) < delay_prob, max_segments, least))
 
 
 def has_halted(

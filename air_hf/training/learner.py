@@ -168,9 +168,11 @@ class Learner:
             self.ema.update(self.model, self.step)
 
     def _least_segments(self, carry: Carry) -> torch.Tensor:
-        """This process's part of the exploration of all slots, a function of (seed, step) alone."""
-        most, share = self.model.config.max_segments, self.recipe.halt_exploration_prob
-        return self._own_part(draw_least_segments(self._num_slots(carry), most, share, self._rng(2)))
+        """This process's part of all slots' exploration and delay, a function of (seed, step) alone."""
+        slots, most, recipe = self._num_slots(carry), self.model.config.max_segments, self.recipe
+        return self._own_part(
+            draw_least_segments(slots, most, recipe.halt_exploration_prob, recipe.halt_delay_prob, self._rng(2))
+        )
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, purpose, self.step])

@@ -66,6 +66,9 @@ class Recipe(Settings):
     halt_exploration_prob: float = setting(
         0.1, "share of slots that must run a random number of segments", SHARE, published=True
     )
+    halt_delay_prob: float = setting(
+        0.0, "share of slots, drawn at every step, that stay though they wish to halt", SHARE, published=True
+    )
     slots_out_of_step: bool = setting(
         False, "let every slot's first puzzle end after another number of segments, so that slots do not halt together",
         published=True,
