@@ -20,7 +20,7 @@ if sys.argv[1] == "kept":
 torch.set_num_threads(1)
 for step in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(4 * 2**20) for _ in range(4)]  # 16 MiB each
+    blocks = [torch.ones(10 * 2**20) for _ in range(2)]  # 40 MiB each, above the size (32) to which glibc keeps some
     del blocks
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -31,7 +31,7 @@ for step in range(8):
 def test_a_step_takes_the_memory_of_the_step_before(how):
     result = subprocess.run([sys.executable, "-c", COUNT_FAULTS, how], capture_output=True, text=True, check=True)
     later = [int(count) for count in result.stdout.split()][4:]  # by then the heap has grown to what a step needs
-    pages = 4 * 16 * 2**20 // resource.getpagesize()
+    pages = 2 * 40 * 2**20 // resource.getpagesize()
     if how == "kept":
         assert max(later) < pages / 100
     else:  # else the other case would show nothing
