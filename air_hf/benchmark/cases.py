@@ -64,7 +64,7 @@ def case_of_size(name: str) -> Case:
     config = variant_config(
         "Lx_H", vocab_size=puzzle.vocab_size, seq_len=puzzle.num_cells, puzzle=puzzle.name, **size.fields
     )
-    return Case(config, _recipe(size.batch_size), _random_boards(puzzle))
+    return Case(config, _recipe(size.batch_size), random_boards(puzzle))
 
 
 def case_of_recipe(recipe: RunRecipe, model_fields: dict[str, Any]) -> Case:
@@ -84,14 +84,15 @@ def case_of_checkpoint(source: str) -> Case:
     puzzle = puzzle_of(model.config)
     if puzzle is None:
         raise ValueError(f"{source}: config.json names no puzzle; benchmark the recipe, with --config, instead")
-    return Case(model.config, _recipe(64), _random_boards(puzzle), model)
+    return Case(model.config, _recipe(64), random_boards(puzzle), model)
 
 
 def _recipe(batch_size: int) -> RunRecipe:
     return RunRecipe(batch_size=batch_size, mixed_precision="auto")
 
 
-def _random_boards(puzzle: Puzzle) -> PuzzleSet:
+def random_boards(puzzle: Puzzle) -> PuzzleSet:
+    """Boards of random symbols, N = 2,048 questions and answers of (N, S): what is on a board changes no time."""
     rng = np.random.default_rng(0)
     questions, answers = rng.integers(1, puzzle.vocab_size, (2, _NUM_BOARDS, puzzle.num_cells), dtype=np.uint8)
     return PuzzleSet(puzzle, questions, answers, "random symbols")
