@@ -164,3 +164,37 @@ def test_slots_that_wish_to_halt_stay_for_a_while(make_model, stream):
             assert len(learner.carry.halted.unique()) == 1
             seen.append(learner.carry.halted[0].item())
         assert seen == halts
+
+
+def test_noise_on_the_states(make_model, stream):
+    """What the model is given: states with independent noise of the size asked for, other noise at every step, the same
+    for the same seed; without it the states as they were."""
+
+    def seen_states(steps: int, **fields) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        learner, seen = make_learner(make_model(), halt_exploration_prob=0.0, **fields), []
+
+        def look(module, args, kwargs):
+            before = learner.carry.state if learner.carry else learner.model.initial_state(BATCH)
+            seen.append((kwargs["state"].z_h - before.z_h, kwargs["state"].z_l - before.z_l))
+
+        learner.model.q_head.weight.data.zero_()  # nobody wishes to halt
+        learner.model.q_head.bias.data.copy_(torch.tensor([-9.0, 9.0]))
+        learner.model.register_forward_pre_hook(look, with_kwargs=True)
+        for step in range(steps):
+            learner.train_step(stream.batch(step))
+        return seen
+
+    for z_h, z_l in seen_states(2, state_noise=0.0):
+        assert not z_h.any()
+        assert not z_l.any()
+    first, second = seen_states(2, state_noise=0.25, seed=3)
+    for noise in (*first, *second):
+        assert noise.std().item() == pytest.approx(0.25, rel=0.05)
+        assert abs(noise.mean().item()) < 0.02
+        assert len(noise.flatten(1).unique(dim=0)) == BATCH
+    pairs = ((first[0], first[1]), (first[0], second[0]), (first[1], second[1]))
+    for one, other in pairs:
+        assert abs(torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1].item()) < 0.1
+    again, other_seed = seen_states(1, state_noise=0.25, seed=3)[0], seen_states(1, state_noise=0.25, seed=4)[0]
+    assert torch.equal(again[0], first[0])
+    assert not torch.equal(other_seed[0], first[0])

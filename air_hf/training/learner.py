@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
-from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput
+from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput, AIRState
 from air_hf.modeling.modeling_air import IGNORE_LABEL
 from air_hf.puzzles import puzzle_of
 from air_hf.training.backend import should_compile
@@ -96,6 +96,8 @@ class Learner:
             carry.state.num_segments = self._own_part(
                 torch.from_numpy(self._rng(3).integers(self.model.config.max_segments, size=self._num_slots(carry)))
             )
+        if self.recipe.state_noise:
+            carry = dataclasses.replace(carry, state=self._add_noise(carry.state))
         parts = carry.split(self.recipe.accumulation_steps)
         outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
@@ -173,6 +175,17 @@ class Learner:
         return self._own_part(
             draw_least_segments(slots, most, recipe.halt_exploration_prob, recipe.halt_delay_prob, self._rng(2))
         )
+
+    def _add_noise(self, state: AIRState) -> AIRState:
+        """The states with noise that is, on one kind of device, a function of (seed, step) alone."""
+        generator = torch.Generator(self.accelerator.device).manual_seed(int(self._rng(4).integers(2**63)))
+        shape = (len(state.num_segments) * self.accelerator.num_processes, *state.z_l.shape[1:])
+
+        def noisy(z: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(shape, generator=generator, device=z.device)
+            return z + self.recipe.state_noise * self._own_part(noise).to(z.dtype)
+
+        return AIRState(noisy(state.z_h), noisy(state.z_l), state.num_segments)
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, purpose, self.step])

@@ -69,6 +69,12 @@ class Recipe(Settings):
     halt_delay_prob: float = setting(
         0.0, "share of slots, drawn at every step, that stay though they wish to halt", SHARE, published=True
     )
+    state_noise: float = setting(
+        0.0,
+        "standard deviation of the Gaussian noise on both states before every segment",
+        NOT_NEGATIVE,
+        published=True,
+    )
     slots_out_of_step: bool = setting(
         False, "let every slot's first puzzle end after another number of segments, so that slots do not halt together",
         published=True,

@@ -29,7 +29,7 @@ TINY = {"vocab_size": 6, "seq_len": 16, "hidden_size": 32, "num_attention_heads"
 
 def run(puzzles: PuzzleSet, variant: str, puzzle_ids: int, accumulation_steps: int) -> Learner:
     stream = PuzzleStream(puzzles, SLOTS, seed=0, augment=True)
-    recipe = Recipe(batch_size=SLOTS, max_steps=100, compile="off", halt_exploration_prob=0.0,
+    recipe = Recipe(batch_size=SLOTS, max_steps=100, compile="off", halt_exploration_prob=0.0, state_noise=0.1,
                              accumulation_steps=accumulation_steps, warmup_steps=5)  # fmt: skip
     config = variant_config(variant, **TINY, num_puzzle_ids=puzzle_ids)
     accelerator = Accelerator(cpu=True, mixed_precision="no", kwargs_handlers=process_handlers(config))
