@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -277,10 +277,13 @@ class PuzzleStream:
         reveal (`float`): a curriculum from easy to hard: the question shows the answer in a share of its open cells,
             drawn for every board between 0 and a limit that falls evenly from `reveal` at the first step to 0 at
             `max_steps`.
-        max_steps (`int`, *optional*): where it ends; what `reveal` needs.
+        max_steps (`int`, *optional*): where it ends; what `reveal` and `easy_first` need.
+        easy_first (`float`): a curriculum by the number of open cells: at the first step the boards come from this
+            share of the puzzles, those with the fewest; the share grows evenly to all of them at half of `max_steps`.
+            Until then boards are drawn with replacement. 0 for none.
 
     Raises:
-        ValueError: `reveal` for boards of which nothing says what is open.
+        ValueError: `reveal` or `easy_first` for boards of which nothing says what is open.
     """
 
     def __init__(
@@ -292,14 +295,16 @@ class PuzzleStream:
         images_per_puzzle: int = 0,
         reveal: float = 0.0,
         max_steps: int | None = None,
+        easy_first: float = 0.0,
     ):
         self.puzzles, self.batch_size, self.seed, self.augment = puzzles, batch_size, seed, augment
-        self.reveal, self.max_steps = reveal, max_steps
-        if reveal and puzzles.puzzle.blank is None:
-            raise ValueError(
-                f"reveal is {reveal}, but no symbol of {puzzles.puzzle.name} stands for an open cell, whose answer "
-                "could be shown; `givens` names it"
-            )
+        self.reveal, self.easy_first, self.max_steps = reveal, easy_first, max_steps
+        for name, share in (("reveal", reveal), ("easy_first", easy_first)):
+            if share and puzzles.puzzle.blank is None:
+                raise ValueError(
+                    f"{name} is {share}, but no symbol of {puzzles.puzzle.name} stands for an open cell; `givens` "
+                    "names it"
+                )
         self._images = FixedImages(puzzles.puzzle, images_per_puzzle, seed) if images_per_puzzle else None
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
@@ -308,9 +313,7 @@ class PuzzleStream:
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
         """One process's part of the batch of `step` (from 0); see [`to_batch`]."""
-        draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, places = np.divmod(draws, len(self.puzzles))
-        rows = np.concatenate([self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+        rows = self._draw_rows(step)
         part = slice(rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size)
         drawn = self.puzzles
         questions, answers, ids = (a[rows[part]] for a in (drawn.questions, drawn.answers, drawn.puzzle_ids))
@@ -321,6 +324,22 @@ class PuzzleStream:
             shown = self._draw_revealed(step)[part] & self.puzzles.puzzle.undecided(questions) & (answers != PADDING)
             questions = np.where(shown, answers, questions)
         return to_batch(questions, answers, ids)
+
+    def _draw_rows(self, step: int) -> np.ndarray:
+        """The puzzles of the batch of `step`, (B,)."""
+        grown = 2 * step / self.max_steps if self.easy_first else 1.0
+        share = self.easy_first + (1 - self.easy_first) * grown
+        if share < 1:
+            easy = self._easiest[: max(1, round(share * len(self.puzzles)))]
+            return np.random.default_rng([self.seed, 5, step]).choice(easy, self.batch_size)
+        draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(draws, len(self.puzzles))
+        return np.concatenate([self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+
+    @cached_property
+    def _easiest(self) -> np.ndarray:
+        """The puzzles by their number of open cells, those of as many in the order of the file, (N,)."""
+        return np.argsort(self.puzzles.puzzle.undecided(self.puzzles.questions).sum(1), kind="stable")
 
     def _draw_symmetries(self, rows: np.ndarray, rng: np.random.Generator) -> Symmetries:
         if self._images is None:

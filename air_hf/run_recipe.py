@@ -90,6 +90,13 @@ class RunRecipe(Recipe):
         SHARE,
         published=True,
     )
+    easy_first: float = setting(
+        0.0,
+        "curriculum: begin with this share of the puzzles, those with the fewest open cells; it grows evenly to all of "
+        "them at half of max_steps; 0 for none",
+        SHARE,
+        published=True,
+    )
     output_dir: str = setting("runs/air", "folder for the checkpoint, the metrics and the evaluation", may_change=True)
     resume_from: str | None = setting(
         None,
@@ -158,7 +165,7 @@ class RunRecipe(Recipe):
 
     @property
     def settled(self) -> dict[str, Any]:
-        return super().settled | ({"max_steps": self.max_steps} if self.reveal else {})
+        return super().settled | ({"max_steps": self.max_steps} if self.reveal or self.easy_first else {})
 
     @property
     def card_options(self) -> CardOptions:

@@ -264,8 +264,30 @@ def test_cells_without_a_label_are_not_revealed(puzzle_set):
     assert (batch["input_ids"] > 0).all()
 
 
-def test_revealing_needs_open_cells():
+@pytest.mark.parametrize("name", ["reveal", "easy_first"])
+def test_curricula_need_open_cells(name):
     grid = get_puzzle("grid-1x2", symbols="ab")
     boards = np.array([[1, 2]], dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"reveal is 0\.5, but no symbol of grid-1x2 .* `givens` names it"):
-        PuzzleStream(PuzzleSet(grid, boards, boards, "two cells"), 1, seed=0, augment=False, reveal=0.5, max_steps=1)
+    with pytest.raises(ValueError, match=rf"{name} is 0\.5, but no symbol of grid-1x2 .* `givens` names it"):
+        PuzzleStream(PuzzleSet(grid, boards, boards, "two cells"), 1, seed=0, augment=False, max_steps=1, **{name: 0.5})
+
+
+def test_boards_with_few_open_cells_come_first(puzzle_set):
+    """The easiest fifth at first, three fifths after a quarter of the steps, and from half of them on all, in the order
+    of a stream without it; a function of seed and step alone, the same for processes together."""
+    stream, again, other, plain = (
+        PuzzleStream(puzzle_set, 600, seed=seed, augment=False, easy_first=share, max_steps=100)
+        for seed, share in ((3, 0.2), (3, 0.2), (4, 0.2), (3, 0.0))
+    )
+    by_open_cells = np.sort((puzzle_set.questions == 1).sum(1))
+    for step, share in ((0, 0.2), (25, 0.6)):
+        drawn = stream.batch(step)["input_ids"]
+        most = int((drawn == 1).sum(1).max())
+        assert most == by_open_cells[round(share * len(by_open_cells)) - 1]
+        assert len(drawn.unique(dim=0)) == round(share * len(by_open_cells))
+    for step in (50, 99, 130):
+        assert torch.equal(stream.batch(step)["input_ids"], plain.batch(step)["input_ids"])
+    assert torch.equal(stream.batch(7)["input_ids"], again.batch(7)["input_ids"])
+    assert not torch.equal(stream.batch(7)["input_ids"], other.batch(7)["input_ids"])
+    parts = [stream.batch(7, rank, 3)["input_ids"] for rank in range(3)]
+    assert torch.equal(torch.cat(parts), stream.batch(7)["input_ids"])

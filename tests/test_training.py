@@ -289,6 +289,7 @@ def test_fields_describe_themselves():
     assert {"learning_rate", "optimizer", "seed", "batch_size", "max_steps"} <= recipe.settled.keys()
     assert "max_steps" not in dataclasses.replace(recipe, min_lr_ratio=1.0).settled
     assert "max_steps" in dataclasses.replace(recipe, min_lr_ratio=1.0, reveal=0.3).settled  # it falls to 0 there
+    assert "max_steps" in dataclasses.replace(recipe, min_lr_ratio=1.0, easy_first=0.3).settled
     assert not {"train_data", "compile", "push_timeout"} & recipe.settled.keys()
 
 

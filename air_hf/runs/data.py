@@ -110,4 +110,5 @@ def make_stream(puzzles: PuzzleSet, recipe: RunRecipe) -> PuzzleStream:
         recipe.images_per_puzzle,
         recipe.reveal,
         recipe.max_steps,
+        recipe.easy_first,
     )

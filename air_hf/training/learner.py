@@ -178,7 +178,7 @@ class Learner:
 
     def _add_noise(self, state: AIRState) -> AIRState:
         """The states with noise that is, on one kind of device, a function of (seed, step) alone."""
-        generator = torch.Generator(self.accelerator.device).manual_seed(int(self._rng(4).integers(2**63)))
+        generator = torch.Generator(self.accelerator.device).manual_seed(int(self._rng(6).integers(2**63)))
         shape = (len(state.num_segments) * self.accelerator.num_processes, *state.z_l.shape[1:])
 
         def noisy(z: torch.Tensor) -> torch.Tensor:
