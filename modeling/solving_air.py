@@ -30,6 +30,7 @@ SOLVE_CONFIG = "solve_config.json"
 CHOICES = {
     "early_exit": ("never", "q_halt", "trained", "unchanged", "verifier"),
     "noise_on": ("z_l", "z_h", "both"),
+    "noise_every": ("segment", "cycle"),
     "start": ("fixed", "random"),
     "select": ("q_halt", "most_frequent", "cells", "margin", "change", "verifier"),
 }
@@ -62,10 +63,12 @@ class SolveConfig:
         q_halt_threshold (`float`): a logit; higher is slower and safer. `air-hf calibrate` chooses it.
         patience (`int`): segments over which an answer must not change.
         rollouts (`int`): K, trajectories of a puzzle.
-        noise (`float`): σ, standard deviation of the Gaussian noise added to a state before each segment; the states'
+        noise (`float`): σ, standard deviation of the Gaussian noise added to a state, see `noise_every`; the states'
             root mean square is 1 (PTRM, arXiv 2605.19943: 0.3 for Sudoku, 1.0 for mazes). Where a checkpoint's
             `solve_config.json` has one, the adaptive mode of the commands takes it.
         noise_on (`str`): which states get noise: "z_l", "z_h" or "both".
+        noise_every (`str`): before what they get it: each "segment", as PTRM's, or each "cycle", an H-update and the
+            L-updates in front of it, which lets a model of several a segment explore as often as one of one.
         start (`str`): "fixed", the two vectors of training, or "random", standard normal states.
         symmetries (`bool`): every rollout but the first looks at a random symmetric image of the board; its answer is
             mapped back.
@@ -91,6 +94,7 @@ class SolveConfig:
     rollouts: int = 1
     noise: float = 0.0
     noise_on: str = "z_l"
+    noise_every: str = "segment"
     start: str = "fixed"
     symmetries: bool = False
     select: str = "q_halt"
@@ -386,8 +390,7 @@ class SolvingEngine:
                 if is_over:
                     return
                 continue
-            self._disturb()
-            before = self._unroll.state
+            before = self._unroll.state = self._disturb(self._unroll.state)
             self._record(next(self._unroll), before)
             yield from self._settle(waiting)
 
@@ -428,6 +431,8 @@ class SolvingEngine:
                              ((self._unroll.inputs, inputs), (self._unroll.state, state)))  # fmt: skip
             answers = torch.cat([self._answers, answers])
         self._unroll = type(fresh)(self.model, inputs, state)  # one without an end
+        if self.config.noise_every == "cycle":
+            self._unroll.between_cycles = self._disturb
         self._answers = answers
         for _, rollout in new:
             rollout.running = True
@@ -442,18 +447,17 @@ class SolvingEngine:
             state = dataclasses.replace(state, **{name: torch.stack(rows)})
         return state
 
-    def _disturb(self) -> None:
-        """Adds noise to the states of the rollouts that have any (PTRM, arXiv 2605.19943: before each segment)."""
+    def _disturb(self, state):
+        """The states with noise for the rollouts that have any (PTRM, arXiv 2605.19943)."""
         rows = [row for row, rollout in enumerate(self._slots) if rollout.generator is not None]
         if not rows or not self.config.noise:
-            return
-        state = self._unroll.state
+            return state
         for name in ("z_l", "z_h") if self.config.noise_on == "both" else (self.config.noise_on,):
             z = getattr(state, name).clone()
             noise = torch.stack([_draw(z[row], self._slots[row].generator) for row in rows])
             z[torch.tensor(rows, device=z.device)] += self.config.noise * noise
             state = dataclasses.replace(state, **{name: z})
-        self._unroll.state = state
+        return state
 
     def _record(self, output, before) -> None:
         """Notes what a segment said in every slot, and which answers are accepted."""

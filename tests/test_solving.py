@@ -1,6 +1,7 @@
 """Solving against straightforward loops: early exit, rollouts, votes, budgets, streams; and the commands."""
 
 import argparse
+import copy
 import csv
 import json
 import subprocess
@@ -195,6 +196,18 @@ def test_rollouts_are_independent_noisy_loops(noise_on, batch_size, model, ids, 
     assert any(len({tuple(rollout.answer.tolist()) for rollout in each}) > 1 for each in found.rollouts)
 
 
+def test_noise_before_every_cycle_is_that_of_a_model_of_one_cycle(model, ids):
+    two, one = (copy.deepcopy(model) for _ in range(2))
+    two.config.h_cycles, one.config.h_cycles = 2, 1
+    plan = {"rollouts": 3, "noise": 0.7, "noise_on": "both", "plain_first": True}
+    found = solve(two, ids, SolveConfig(max_segments=3, noise_every="cycle", **plan))
+    expected = solve(one, ids, SolveConfig(max_segments=6, **plan))
+    assert torch.equal(found.sequences, expected.sequences)
+    assert found.q_halt_logits.tolist() == pytest.approx(expected.q_halt_logits.tolist(), abs=1e-5)
+    rarer = solve(two, ids, SolveConfig(max_segments=3, **plan))
+    assert not torch.equal(rarer.sequences, found.sequences)
+
+
 def test_without_noise_every_rollout_is_the_deterministic_answer(model, ids):
     plain = solve(model, ids, SolveConfig())
     for select in ("q_halt", "most_frequent", "cells", "margin", "change", "verifier"):
@@ -356,6 +369,7 @@ def test_a_budget_smaller_than_the_models_segments_is_kept(model, ids):
         ({"patience": 0}, "patience is 0"),
         ({"early_exit": "soon"}, "early_exit is 'soon'; expected one of never, q_halt, trained, unchanged, verifier"),
         ({"noise_on": "z"}, "noise_on is 'z'; expected one of z_l, z_h, both"),
+        ({"noise_every": "update"}, "noise_every is 'update'; expected one of segment, cycle"),
         ({"select": "best"}, "select is 'best'; expected one of q_halt"),
         ({"symmetries": 1}, "symmetries is 1; expected True or False"),
         ({"seed": -1}, "seed is -1"),
@@ -614,8 +628,8 @@ def test_options_make_the_plan():
     # What loses nothing of the plain loop's accuracy accepts its wrong answers, too.
     assert (by_q.early_exit, by_q.q_halt_threshold, by_q.symmetries) == ("q_halt", 4.0, False)
     assert config_of(adaptive, replace(stored, trusted_q_halt=3.0), None).q_halt_threshold == 3.0
-    noisy = replace(stored, noise=2.0, plain_first=True)
-    assert config_of(adaptive, noisy, SUDOKU) == replace(by_rules, noise=2.0)
+    noisy = replace(stored, noise=2.0, noise_every="cycle", plain_first=True)
+    assert config_of(adaptive, noisy, SUDOKU) == replace(by_rules, noise=2.0, noise_every="cycle")
     assert config_of(parse_options("adaptive", "--noise", "0"), noisy, SUDOKU).noise == 0
     assert config_of(parse_options("plain"), noisy, SUDOKU) == SolveConfig()
     low = parse_options("adaptive", "--early_exit", "q_halt", "--q_halt_threshold", "1")
@@ -676,12 +690,12 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert wrong
     assert all(score <= stored["trusted_q_halt"] for score in wrong)
     noisy = load_model(checkpoint)
-    noisy.solve_config = SolveConfig(noise=2.0, plain_first=True)
+    noisy.solve_config = SolveConfig(noise=2.0, noise_every="cycle", plain_first=True)
     noisy.save_pretrained(tmp_path / "noisy")
     status, _, err = run_command(capsys, "calibrate", "--model", tmp_path / "noisy", "--data", file)
     assert status == 0, err
     again = json.loads((tmp_path / "noisy" / SOLVE_CONFIG).read_text())
-    assert again == stored | {"noise": 2.0, "plain_first": True}
+    assert again == stored | {"noise": 2.0, "noise_every": "cycle", "plain_first": True}
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
     assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
     status, _, err = run_command(capsys, *words[:-1], file)

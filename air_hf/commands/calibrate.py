@@ -46,6 +46,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     config = SolveConfig(
         max_segments=args.max_segments,
         noise=stored.noise,
+        noise_every=stored.noise_every,
         plain_first=stored.plain_first,
         early_exit="q_halt",
         q_halt_threshold=round(found.threshold, 2),

@@ -20,8 +20,9 @@ _HELP = {
     "(adaptive: what air-hf calibrate found to be trusted, else 4)",
     "patience": "segments over which --early_exit unchanged wants the same answer",
     "rollouts": "trajectories of a board (adaptive: as many as the budget allows)",
-    "noise": "standard deviation of the noise before each segment; 0 is none (adaptive: the checkpoint's, else 0.3)",
+    "noise": "standard deviation of the noise; 0 is none (adaptive: the checkpoint's, else 0.3)",
     "noise_on": "states that get noise",
+    "noise_every": "before what they get it (adaptive: as the checkpoint says, else segment)",
     "start": "states that a rollout starts from",
     "symmetries": "let every rollout but the first look at a random symmetric image of the board",
     "select": "which rollout's answer is taken",
@@ -70,7 +71,7 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
         early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
         chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
         if stored.noise:
-            chosen["noise"] = stored.noise
+            chosen |= {"noise": stored.noise, "noise_every": stored.noise_every}
         config = SolveConfig.adaptive(**(chosen | given))
         if config.early_exit == "unchanged":
             raise ValueError(
