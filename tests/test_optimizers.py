@@ -46,7 +46,7 @@ def test_muon_has_the_matrices_and_adamw_the_rest(make_model):
         theirs.grad = ours.grad.clone()
     GroupedOptimizer(model, Recipe(**fields)).step(0.5, torch.tensor([0]))
     matrices, others, prefix = (list(group.values()) for group in weight_groups(twin).values())
-    torch.optim.Muon(matrices, lr=1.5e-2, weight_decay=0.2, adjust_lr_fn="match_rms_adamw").step()
+    torch.optim.Muon(matrices, lr=1.5e-2, momentum=0.6, weight_decay=0.2, adjust_lr_fn="match_rms_adamw").step()
     torch.optim.AdamW(others, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0).step()
     for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         if theirs is not prefix[0]:
