@@ -630,6 +630,10 @@ def test_options_make_the_plan():
     assert config_of(adaptive, replace(stored, trusted_q_halt=3.0), None).q_halt_threshold == 3.0
     noisy = replace(stored, noise=2.0, noise_every="cycle", plain_first=True)
     assert config_of(adaptive, noisy, SUDOKU) == replace(by_rules, noise=2.0, noise_every="cycle")
+    shorter = replace(stored, max_segments=7)
+    assert config_of(adaptive, shorter, SUDOKU) == replace(by_rules, max_segments=7)
+    assert config_of(parse_options("adaptive", "--max_segments", "9"), shorter, SUDOKU).max_segments == 9
+    assert config_of(parse_options("adaptive", "--budget", "6"), shorter, SUDOKU).max_segments is None
     assert config_of(parse_options("adaptive", "--noise", "0"), noisy, SUDOKU).noise == 0
     assert config_of(parse_options("plain"), noisy, SUDOKU) == SolveConfig()
     low = parse_options("adaptive", "--early_exit", "q_halt", "--q_halt_threshold", "1")

@@ -14,7 +14,7 @@ MODES = {
     "calibrated": "as the checkpoint's solve_config.json says",
 }
 _HELP = {
-    "max_segments": "segments of a rollout (default: the checkpoint's; adaptive: twice as many)",
+    "max_segments": "segments of a rollout (default: the checkpoint's; adaptive: of solve_config.json, or twice those)",
     "early_exit": "what ends a board before: its halting score, training's halting rule, an unchanged answer, rules",
     "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer "
     "(adaptive: what air-hf calibrate found to be trusted, else 4)",
@@ -57,7 +57,7 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
     Args:
         args (`argparse.Namespace`): with the options of [`add_options`].
         stored ([`SolveConfig`]): the checkpoint's; the adaptive mode takes from it the score that it trusts, and the
-            noise that suits it.
+            noise and the length of rollouts that suit it.
         puzzle ([`Puzzle`], *optional*): its rules, where it has any, stop the adaptive mode, and its symmetries vary
             its rollouts.
 
@@ -72,6 +72,9 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
         chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
         if stored.noise:
             chosen |= {"noise": stored.noise, "noise_every": stored.noise_every}
+        budget = given.get("budget", SolveConfig.adaptive().budget)
+        if stored.max_segments is not None and stored.max_segments <= budget:
+            chosen["max_segments"] = stored.max_segments
         config = SolveConfig.adaptive(**(chosen | given))
         if config.early_exit == "unchanged":
             raise ValueError(
