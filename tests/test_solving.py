@@ -694,12 +694,12 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert wrong
     assert all(score <= stored["trusted_q_halt"] for score in wrong)
     noisy = load_model(checkpoint)
-    noisy.solve_config = SolveConfig(noise=2.0, noise_every="cycle", plain_first=True)
+    noisy.solve_config = SolveConfig(max_segments=8, noise=2.0, noise_every="cycle", plain_first=True)
     noisy.save_pretrained(tmp_path / "noisy")
     status, _, err = run_command(capsys, "calibrate", "--model", tmp_path / "noisy", "--data", file)
     assert status == 0, err
     again = json.loads((tmp_path / "noisy" / SOLVE_CONFIG).read_text())
-    assert again == stored | {"noise": 2.0, "noise_every": "cycle", "plain_first": True}
+    assert again == stored | {"max_segments": 8, "noise": 2.0, "noise_every": "cycle", "plain_first": True}
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
     assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
     status, _, err = run_command(capsys, *words[:-1], file)

@@ -41,10 +41,11 @@ def _calibrate(args: argparse.Namespace) -> int:
     puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
     if args.limit is not None:
         puzzles = puzzles.sample(args.limit, args.seed)
-    found = calibrate(run_segments(model, puzzles, args.max_segments, args.batch_size), args.tolerance)
     stored = model.solve_config
+    max_segments = stored.max_segments if args.max_segments is None else args.max_segments
+    found = calibrate(run_segments(model, puzzles, max_segments, args.batch_size), args.tolerance)
     config = SolveConfig(
-        max_segments=args.max_segments,
+        max_segments=max_segments,
         noise=stored.noise,
         noise_every=stored.noise_every,
         plain_first=stored.plain_first,
