@@ -20,6 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     source.add_argument("--config", metavar="RECIPE", help="a recipe of `air-hf train` instead, on its data")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the recipe's, or all cores)")
+    precision = "bf16, no (float32) or auto (bf16 where the device has units for it); default: the recipe's, or auto"
+    parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), help=precision)
     published = "checkout of the published AIR code, whose Python files are run, timed in turn with this package"
     parser.add_argument("--published", type=Path, metavar="DIR", help=published)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default 5)")
@@ -42,9 +44,11 @@ def _benchmark(args: argparse.Namespace) -> None:
         cases = {args.config: case_of_recipe(*read_recipe(parser.parse_args(["--config", args.config])))}
     else:
         cases = {name: case_of_size(name) for name in args.sizes.split(",")}
+    chosen = {"num_threads": args.threads, "mixed_precision": args.mixed_precision}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     results = {}
     for name, case in cases.items():
-        recipe = case.recipe if args.threads is None else replace(case.recipe, num_threads=args.threads)
+        recipe = replace(case.recipe, **chosen)
         results[name] = measure(case._replace(recipe=recipe), args.seconds, args.published)
         print(table({name: results[name]}), flush=True)
         if args.output:
