@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import small_learner, small_stream
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
@@ -101,6 +102,28 @@ def test_schedule():
     assert rates[8] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))  # half way
     assert rates[13] == rates[14] == pytest.approx(0.2)
     assert all(scheduled_lr(step, 2.0, 0, 10, 1.0) == pytest.approx(2.0) for step in (1, 5, 10))
+
+
+class WaitsCounted(TorchDispatchMode):
+    """Counts the operations whose result the host must know, for which it waits where they run elsewhere."""
+
+    waits = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        names = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+        self.waits += operation.name().startswith(names)
+        return operation(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("halting", ["q_learning", "halt_only"])
+def test_a_step_waits_for_the_device_once(make_model, stream, monkeypatch, halting):
+    # Ids are looked at on a CPU only.
+    monkeypatch.setattr("air_hf.modeling.modeling_air._check_integers", lambda *args, **kwargs: None)
+    learner = make_learner(make_model(halting=halting), ema_decay=0.9, slots_out_of_step=True, state_noise=0.1)
+    learner.train_step(stream.batch(0))
+    with WaitsCounted() as counted:
+        learner.train_step(stream.batch(1))
+    assert counted.waits == 1  # whether the gradient is finite, before it changes the weights
 
 
 def test_prefix_sign_sgd_moves_used_rows_only():
