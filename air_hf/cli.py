@@ -5,6 +5,7 @@ import sys
 
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from transformers.utils.logging import disable_progress_bar
 
 from air_hf import __version__
 from air_hf.allocator import keep_freed_memory
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     importlib.import_module("air_hf.hub.client").limit_silence()
     run = module.configure(parser)
     keep_freed_memory()
+    disable_progress_bar()  # of loading and writing weights: both are over at once, and break a run's own bar
     try:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
