@@ -1,16 +1,19 @@
 """New runs from the weights of others: what fits is taken, what does not is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from support.training import TINY_RUN, make_csv
 
 from air_hf.cli import main
 from air_hf.hub import CheckpointError, load_model
 from air_hf.run_recipe import RunRecipe
-from air_hf.runs import load_checkpoint
+from air_hf.runs import load_checkpoint, parse_recipe
+from air_hf.runs import make_model as make_model_of_recipe
 from air_hf.runs.data import load_files
 from air_hf.runs.start import make_config, take_weights
 from air_hf.training import Learner, Recipe
@@ -70,6 +73,25 @@ def test_a_run_that_begins_with_weights(make_model, tmp_path, capsys):
     assert facts["init_from"]["name"] == "model"
     assert len(facts["init_from"]["sha256"]) == 64
     assert str(tmp_path) not in json.dumps(facts)
+
+
+# What a stage of a recipe in examples/configs goes on from, and weights of the same model that come with the package.
+LATER_STAGES = {"maze-30x30.yaml": "maze-30x30", "sudoku-9x9-two-cycles.yaml": "sudoku-9x9"}
+
+
+def test_recipes_that_go_on_from_another(tmp_path):
+    recipes = {path: yaml.safe_load(path.read_text()) for path in Path("examples/configs").glob("*.yaml")}
+    later = [path for path, fields in recipes.items() if "init_from" in fields]
+    assert {path.name for path in later} == set(LATER_STAGES)
+    for path in later:
+        source = LATER_STAGES[path.name]
+        data = make_csv(tmp_path / source, source, train=2, test=1)
+        given = parse_recipe(["--config", str(path), "--train_data", str(data), "--init_from", source])
+        recipe, config = make_config(*given, load_files(str(data), None, "train").puzzles)
+        # Which refuses weights of another shape.
+        model = make_model_of_recipe(recipe, config, Accelerator(cpu=True, mixed_precision="no"))
+        theirs = load_model(source).state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_checkpoint_without_a_state_of_training_says_what_to_do(make_model, tmp_path):
