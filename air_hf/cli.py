@@ -5,6 +5,7 @@ import sys
 
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
 from air_hf import __version__
@@ -31,6 +32,14 @@ COMMANDS = {
 }
 
 
+def _hide_bars_of_weights() -> None:
+    """Loading and writing them is over at once, and their bars break a run's own; those of downloads stay."""
+    hidden = are_progress_bars_disabled()
+    disable_progress_bar()  # which hides the Hub's, too
+    if not hidden:
+        enable_progress_bars()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="air-hf", description="Recurrent puzzle solvers: data, models, the Hub.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -44,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     importlib.import_module("air_hf.hub.client").limit_silence()
     run = module.configure(parser)
     keep_freed_memory()
-    disable_progress_bar()  # of loading and writing weights: both are over at once, and break a run's own bar
+    _hide_bars_of_weights()
     try:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.

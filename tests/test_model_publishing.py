@@ -441,6 +441,8 @@ def test_names_of_variants_are_found():
     for name in VARIANTS:
         assert find_variant(variant_config(name, hidden_size=64, num_attention_heads=4)) == name
     assert find_variant(variant_config("L_Hx", l_injections=1, h_injections=2, shared_network=False)) == "a mixture"
+    convolution = {"mixer": "convolution", "position_embedding": "none", "puzzle": "maze-9x9", "halting": "halt_only"}
+    assert find_variant(variant_config("Lx_Hx", **convolution)) == "Lx_Hx"
 
 
 def training_facts(**changes) -> dict:

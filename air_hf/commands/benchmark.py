@@ -44,8 +44,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         cases = {args.config: case_of_recipe(*read_recipe(parser.parse_args(["--config", args.config])))}
     else:
         cases = {name: case_of_size(name) for name in args.sizes.split(",")}
-    chosen = {"num_threads": args.threads, "mixed_precision": args.mixed_precision}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    options = {"num_threads": args.threads, "mixed_precision": args.mixed_precision}
+    chosen = {name: value for name, value in options.items() if value is not None}
     results = {}
     for name, case in cases.items():
         recipe = replace(case.recipe, **chosen)

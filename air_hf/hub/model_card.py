@@ -163,13 +163,16 @@ def write_model_card(
 
 
 def find_variant(config: AIRConfig) -> str:
-    """The paper's name for what a configuration computes; "a mixture" where it has none."""
-    for name, fields in VARIANTS.items():
-        expected = AIRConfig(**fields)
-        decisive = ("l_injections", "h_injections", "input_operator", "level_token", "shared_network", "mixer",
-                    "gradient", "halting")  # fmt: skip
-        if all(getattr(config, field) == getattr(expected, field) for field in decisive):
-            return name
+    """The paper's name for what a configuration computes: of all its choices, or else of how input enters the updates.
+
+    "a mixture" where that, too, has no name.
+    """
+    roles = ("l_injections", "h_injections", "input_operator", "level_token", "shared_network")
+    for decisive in ((*roles, "mixer", "gradient", "halting"), roles):
+        for name, fields in VARIANTS.items():
+            expected = AIRConfig(**fields)
+            if all(getattr(config, field) == getattr(expected, field) for field in decisive):
+                return name
     return "a mixture"
 
 

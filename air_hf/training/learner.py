@@ -90,7 +90,7 @@ class Learner:
             NonFiniteError: a gradient is not finite, and `max_skipped_steps` have been skipped already.
         """
         self._wrapped.train()
-        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
         if self.carry is None and self.recipe.slots_out_of_step:
             carry.state.num_segments = self._own_part(
@@ -197,7 +197,7 @@ class Learner:
         """What belongs to this process of a tensor over all slots."""
         size = len(values) // self.accelerator.num_processes
         rank = self.accelerator.process_index
-        return values[rank * size : (rank + 1) * size].to(self.accelerator.device)
+        return values[rank * size : (rank + 1) * size].to(self.accelerator.device, non_blocking=True)
 
 
 @torch.no_grad()

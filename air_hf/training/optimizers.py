@@ -33,7 +33,8 @@ class PrefixSignSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, used_ids: torch.LongTensor) -> None:
         """Updates the rows named by `used_ids` (any shape, repeats allowed)."""
-        rows = used_ids.unique()
+        # Repeats write the same numbers again; to find them, the host would have to wait for the device.
+        rows = used_ids.flatten()
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is None:  # as other optimisers do
