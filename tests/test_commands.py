@@ -10,9 +10,11 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import prepare_multi_gpu_env
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from safetensors.torch import load_file
 from support.training import make_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.utils.logging import is_progress_bar_enabled
 
 import air_hf
 from air_hf import cli
@@ -289,6 +291,14 @@ def test_version(capsys):
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"air-hf {air_hf.__version__}\n"
+
+
+def test_bars_of_weights_are_hidden_and_those_of_downloads_are_not(capsys):
+    enable_progress_bars()
+    with pytest.raises(SystemExit):
+        cli.main(["recipes"])
+    assert not is_progress_bar_enabled()
+    assert not are_progress_bars_disabled()
 
 
 def test_evaluate_looks_at_its_output_first(data, tmp_path, capsys):
