@@ -27,7 +27,7 @@ def test_a_recipe_measured(tmp_path, capsys):
     assert "sudoku-6x6, width 32, 1 layers, attention" in printed
     (found,) = json.loads((tmp_path / "b.json").read_text()).values()
     training = found["training"]
-    assert found["machine"]["threads"] == 1
+    assert (found["machine"]["threads"], found["machine"]["dtype"]) == (1, "float32")  # the recipe's precision
     assert training["compilations"] == 0
     assert training["ms"]["low"] <= training["ms"]["median"] <= training["ms"]["high"]
     assert training["puzzles_per_second"] == pytest.approx(16_000 / training["ms"]["median"])
