@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from air_hf import __version__
 from air_hf.allocator import keep_freed_memory
 from air_hf.parsing import Parser
+from air_hf.products import use_wide_float32_products
 
 # Imported when called, so that `air-hf --help` is quick.
 COMMANDS = {
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     importlib.import_module("air_hf.hub.client").limit_silence()
     run = module.configure(parser)
     keep_freed_memory()
+    use_wide_float32_products()
     _hide_bars_of_weights()
     try:
         status = run(parser.parse_args(argv[1:]))

@@ -23,7 +23,11 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _no_precision_left_over():
-    """Accelerate keeps a process's first precision, and recipes that say "auto" have bfloat16 where a CPU has it."""
+    """Accelerate keeps a process's first precision, and recipes that say "auto" have bfloat16 where a CPU has it.
+
+    And commands, also those in fixtures of modules, choose who multiplies float32 matrices in the whole process.
+    """
+    torch.set_float32_matmul_precision("highest")
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

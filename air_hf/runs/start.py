@@ -19,6 +19,7 @@ from air_hf.evaluation import EvaluationResult
 from air_hf.hub import CheckpointError, load_model, read_config
 from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving
+from air_hf.products import use_wide_float32_products
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import load_data
 from air_hf.runs.interruption import EXIT_STATUS, Interrupted
@@ -86,6 +87,7 @@ def make_accelerator(recipe: RunRecipe, config: AIRConfig) -> Accelerator:
     if recipe.report_to != "none" and not accelerator.log_with:  # Accelerate only warns
         raise ImportError(f"report_to is {recipe.report_to!r}, which is not installed")
     keep_freed_memory()
+    use_wide_float32_products()
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
     torch.set_num_threads(recipe.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
