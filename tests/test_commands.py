@@ -71,15 +71,16 @@ def test_train_leaves_a_hub_checkpoint_and_its_records(trained):
         assert text in done.stdout
 
 
-def test_evaluate_repeats_what_training_measured(trained, data, tmp_path):
-    output, _ = trained
+def test_evaluate_repeats_what_training_measured(data, tmp_path):
+    output = tmp_path / "run"
+    train(data, output, "--max_steps", "4", "--mixed_precision", "no")
     scores = tmp_path / "scores.json"
     done = run(sys.executable, "examples/evaluate.py", "--checkpoint", output / "checkpoint", "--data", data,
                "--output", scores)  # fmt: skip
     measured = json.loads((output / "checkpoint" / "evaluation.json").read_text())
     again = json.loads(scores.read_text())
-    # bfloat16 in training, float32 here: the weights are the same, single cells may differ
-    assert again["cell_accuracy"] == pytest.approx(measured["cell_accuracy"], abs=0.03)
+    # Both in float32: the symbols of a model so young nearly tie, and bfloat16 would change many cells.
+    assert again["cell_accuracy"] == measured["cell_accuracy"]
     for name in ("num_parameters", "num_puzzles", "step", "ema", "copy_accuracy"):
         assert again[name] == measured[name]
     assert "20 of sudoku-4x4" in done.stdout
