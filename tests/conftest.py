@@ -25,7 +25,8 @@ def _one_thread():
 def _no_precision_left_over():
     """Accelerate keeps a process's first precision, and recipes that say "auto" have bfloat16 where a CPU has it.
 
-    And commands, also those in fixtures of modules, choose who multiplies float32 matrices in the whole process.
+    Commands, also those in fixtures of modules, set the precision of float32 products of the whole process; every test
+    begins with PyTorch's own.
     """
     torch.set_float32_matmul_precision("highest")
     yield
