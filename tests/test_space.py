@@ -25,7 +25,9 @@ wait = pytest.importorskip("selenium.webdriver.support.wait")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM or not shutil.which("chromedriver"), reason="chromium, chromedriver not installed"),
-    pytest.mark.skipif(not (PAGE / "node_modules").is_dir(), reason="no npm packages: make examples/space/node_modules"),
+    pytest.mark.skipif(
+        not (PAGE / "node_modules").is_dir(), reason="no npm packages: make examples/space/node_modules"
+    ),
 ]
 # Debian's Chromium as root, without a word to hosts of its maker.
 FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
