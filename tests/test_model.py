@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from air_hf import AIRForPuzzleSolving
 from air_hf.modeling import AIRState
+from air_hf.modeling.modeling_air import rms_norm
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
@@ -132,6 +133,36 @@ def test_a_model_that_has_solved_in_inference_mode_can_be_trained(make_model):
     with torch.inference_mode():
         model(questions(model))
     model.train()(questions(model), labels=questions(model)).loss.backward()
+
+
+@pytest.mark.parametrize("dim", [-1, 0])
+def test_norm_and_its_derivatives(dim):
+    def norm(values):
+        return rms_norm(values, 1e-5, dim)
+
+    def by_definition(values):
+        return values / (values.square().sum(dim, keepdim=True) / values.shape[dim] + 1e-5).sqrt()
+
+    values = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(norm(values), by_definition(values))
+    assert torch.autograd.gradcheck(norm, values, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(norm, values)
+    jacobian = torch.autograd.functional.jacobian(by_definition, values)
+    for jacobian_of in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(jacobian_of(norm)(values), jacobian)
+    compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(compiled, values), jacobian)
+
+
+def test_norm_in_bfloat16_has_the_gradient_of_float32_but_for_rounding():
+    values, grad = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = values.detach().to(dtype).requires_grad_()
+        rms_norm(leaf, 1e-5).backward(grad.to(dtype))
+        assert leaf.grad.dtype == dtype
+        gradients.append(leaf.grad.float())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=0.03, rtol=0.01)
 
 
 @pytest.mark.parametrize("variant", ["Lx_H", "trm-mlp", "L2x_H2x-prepend-keep"])
