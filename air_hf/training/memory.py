@@ -95,18 +95,13 @@ def estimate_activations(config: AIRConfig, size: int) -> int:
     block = (
         _mixer(config, size)
         + _swiglu(tokens * config.feature_groups, config.group_size, config.intermediate_size, size)
-        + 2 * _norm(tokens * width, tokens)
+        + 2 * 4 * tokens  # the factor of each row of a norm, whose result is what the next layer reads
     )
     updates = sum(update.keeps_graph for update in config.schedule)
     # The loss: stablemax's float64 quantities, four of them, or softmax's single float32 one; and what the head reads.
     per_symbol = 4 * 8 if config.loss_function == "stablemax" else 4
     head = config.seq_len * (config.vocab_size * (size + per_symbol) + width * size)
     return updates * config.num_hidden_layers * block + head
-
-
-def _norm(values: int, rows: int) -> int:
-    """An RMS norm keeps its argument, in float32, and a factor of each row."""
-    return 4 * (values + rows)
 
 
 def _swiglu(tokens: int, width: int, inner: int, size: int) -> int:
@@ -117,12 +112,17 @@ def _swiglu(tokens: int, width: int, inner: int, size: int) -> int:
 def _mixer(config: AIRConfig, size: int) -> int:
     tokens, width = config.num_network_positions, config.hidden_size
     if config.mixer == "mlp":
-        return _swiglu(width, tokens, config.position_intermediate_size, size)
-    if config.mixer in ("convolution", "candidates"):  # its argument, both sums, the gate after SiLU, and the product
-        return size * tokens * 5 * width
+        # And the norm's result, which lies as positions do, where the next layer reads a copy.
+        return _swiglu(width, tokens, config.position_intermediate_size, size) + size * tokens * width
+    if config.mixer in ("convolution", "candidates"):
+        # Its argument, the board cut out of it, both sums, the gate after SiLU, and the product.
+        sums = 4 / config.feature_groups if config.mixer == "candidates" else 0  # over rows, columns, boxes and cells
+        return int(size * tokens * (6 + sums) * width)
     kept = size * tokens * 5 * width  # what the projections read, queries, keys and values
     if config._attn_implementation == "eager":
         kept += config.num_attention_heads * tokens**2 * (4 + (size if size != 4 else 0))  # maps, also in float32
     else:
         kept += tokens * (size * width + 4 * config.num_attention_heads)  # the output and its normalisers
+        if config.position_embedding == "rotary":  # values are a part of one array with unrotated queries and keys
+            kept += 2 * size * tokens * width
     return kept
