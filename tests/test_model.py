@@ -160,7 +160,6 @@ def test_norm_in_bfloat16_has_the_gradient_of_float32_but_for_rounding():
     for dtype in (torch.float32, torch.bfloat16):
         leaf = values.detach().to(dtype).requires_grad_()
         rms_norm(leaf, 1e-5).backward(grad.to(dtype))
-        assert leaf.grad.dtype == dtype
         gradients.append(leaf.grad.float())
     torch.testing.assert_close(gradients[1], gradients[0], atol=0.03, rtol=0.01)
 

@@ -42,7 +42,7 @@ class _Size:
 
 _SMALL = {"mixer": "mlp", "position_embedding": "none", "halting": "halt_only", "num_hidden_layers": 2,
           "h_cycles": 1, "l_cycles": 1}  # fmt: skip
-# The quick start's model, the shipped 9x9 model's, and the paper's at its two sizes, in batches that a CPU can take.
+# MLPs of two small sizes (`sudoku-9x9-mlp` has the second), and the paper's two, in batches that a CPU can take.
 SIZES = {
     "sudoku-6x6": _Size("sudoku-6x6", 64, {**_SMALL, "hidden_size": 96}),
     "sudoku-9x9": _Size("sudoku-9x9", 64, {**_SMALL, "hidden_size": 128}),
