@@ -103,13 +103,12 @@ def test_beside_the_published_code(tmp_path, capsys):
     assert "halting is 'halt_only'; the published code has 'q_learning' built in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("no", "float32"), ("bf16", "bfloat16")])
-def test_a_checkpoint_measured(make_model, tmp_path, capsys, precision, dtype):
+def test_a_checkpoint_measured(make_model, tmp_path, capsys):
     make_model(puzzle="sudoku-4x4").save_pretrained(tmp_path)
-    assert command("--model", tmp_path, "--seconds", 0.01, "--threads", 1, "--mixed_precision", precision) == 0
+    assert command("--model", tmp_path, "--seconds", 0.01, "--threads", 1, "--mixed_precision", "bf16") == 0
     out = capsys.readouterr().out
     assert f"{tmp_path}: sudoku-4x4, width 32" in out
-    assert f"CPU, 1 threads, {dtype}: a square product" in out
+    assert "CPU, 1 threads, bfloat16: a square product" in out
 
 
 @pytest.mark.parametrize("name", SIZES)

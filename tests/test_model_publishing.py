@@ -18,7 +18,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.hub_processes import FAULTS, contents, run, time_limit
+from support.hub_processes import FAULTS, client_pool, command, contents, run, time_limit
 from support.hub_server import Fault, Repo
 from support.training import TINY_RUN, WITHOUT_AIR_HF, make_csv
 
@@ -207,17 +207,17 @@ def test_checkpoints_are_read_through_a_cache(connected, checkpoint, tmp_path):
     data, cache = make_csv(tmp_path / "data", train=8, test=4), tmp_path / "cache"
     recipe = ["--train_data", data, "--output_dir", tmp_path / "run", "--max_steps", 1, "--warmup_steps", 0,
               "--compile", "off", "--batch_size", 4]  # fmt: skip
-    for words in (
-        ["solve", "--model", "puzzles/mine", "." * 16],
-        ["calibrate", "--model", "puzzles/mine", "--data", data, "--output", tmp_path / "calibrated"],
-        ["train", "--init_from", "puzzles/mine", *recipe],
-    ):
-        done = run(connected, tmp_path / "other", sys.executable, "-m", "air_hf.cli", *words, "--cache_dir", cache,
-                   check=False)  # fmt: skip
-        assert done.returncode in (0, 1), done.stderr
-        assert (cache / "models--puzzles--mine" / "snapshots").is_dir()
-        assert not list((tmp_path / "other").rglob("*.safetensors"))
-        shutil.rmtree(cache)
+    with client_pool(connected, tmp_path / "other") as pool:
+        for words in (
+            ["solve", "--model", "puzzles/mine", "." * 16],
+            ["calibrate", "--model", "puzzles/mine", "--data", data, "--output", tmp_path / "calibrated"],
+            ["train", "--init_from", "puzzles/mine", *recipe],
+        ):
+            done = pool.submit(command, *words, "--cache_dir", cache).result()
+            assert done.returncode in (0, 1), done.stderr
+            assert (cache / "models--puzzles--mine" / "snapshots").is_dir()
+            assert not list((tmp_path / "other").rglob("*.safetensors"))
+            shutil.rmtree(cache)
     facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
     assert facts["init_from"]["repository"] == "puzzles/mine"
     assert str(cache) not in json.dumps(facts)
@@ -627,9 +627,10 @@ def test_every_snippet_of_a_published_card_runs(connected, make_model, tmp_path,
     for home, code in (("with", "import air_hf\n" + "\n".join(snippets)), ("without", script)):
         done = run(connected, tmp_path / home, sys.executable, "-c", code)
         assert len(done.stdout.strip()) >= 16
-    for command in re.findall(r"```console\n\$ air-hf (.*?)\n```", card):
-        done = run(connected, tmp_path / "with", sys.executable, "-m", "air_hf.cli", *shlex.split(command), check=False)
-        assert done.returncode in (0, 1), done.stderr
+    with client_pool(connected, tmp_path / "with") as pool:
+        for line in re.findall(r"```console\n\$ air-hf (.*?)\n```", card):
+            done = pool.submit(command, *shlex.split(line)).result()
+            assert done.returncode in (0, 1), done.stderr
     assert not connected.unknown_requests
 
 

@@ -1,8 +1,10 @@
 """Puzzles that this package has never heard of: grids of any symbols, and families that other packages bring."""
 
 import ast
+import contextlib
 import csv
 import importlib
+import io
 import json
 import os
 import re
@@ -53,6 +55,19 @@ def command(*words) -> int:
 # --- grid ----------------------------------------------------------------------------------------------------------
 
 
+def run_line(words: list[str], folder: Path) -> str:
+    """What a line of the page prints, a training in a small size."""
+    if words[0] == "python":
+        return subprocess.run(
+            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        status = command(*words[1:], *(SMALL if words[1] == "train" else []))
+    assert status in ((0, 1) if words[1] == "solve" else (0,)), words
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def page_run(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """A folder in which every command of docs/own-puzzles.md was run, in a small size, and what each printed."""
@@ -61,12 +76,7 @@ def page_run(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     printed = {}
     for line in re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE):
         words = shlex.split(line)
-        tool = words[1] if words[0] == "air-hf" else words[0]
-        words = ["-m", "air_hf.cli", *words[1:]] if words[0] == "air-hf" else words[1:]
-        done = subprocess.run([sys.executable, *words, *(SMALL if tool == "train" else [])], cwd=home,
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode in ((0, 1) if tool == "solve" else (0,)), f"{line}\n{done.stderr}"
-        printed[tool] = done.stdout
+        printed[words[1]] = run_line(words, home)
     return home, printed
 
 

@@ -11,7 +11,18 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from support.hub_processes import FAULTS, MOST_FAULTS, PATIENT, ROOT, STALLED, client_pool, contents, run, time_limit
+from support.hub_processes import (
+    FAULTS,
+    MOST_FAULTS,
+    PATIENT,
+    ROOT,
+    STALLED,
+    client_pool,
+    command,
+    contents,
+    run,
+    time_limit,
+)
 from support.hub_server import Fault, Reply
 from support.training import make_csv
 
@@ -21,18 +32,6 @@ from air_hf.solving.stream import read_dataset
 
 pytest_plugins = ["support.hub_fixtures"]
 REPO = "puzzles/tiny-sudoku"
-LOAD = """
-import json
-from datasets import load_dataset
-rows = {split: load_dataset("puzzles/tiny-sudoku", "1k", split=split).to_list() for split in ("train", "test")}
-streamed = list(load_dataset("puzzles/tiny-sudoku", "1k", split="test", streaming=True))
-assert streamed == rows["test"], "streaming"
-print(json.dumps(rows))
-"""
-
-
-def air_hf(hub, home, *words, **options) -> subprocess.CompletedProcess:
-    return run(hub, home, sys.executable, "-m", "air_hf.cli", *words, **options)
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +57,30 @@ def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
     home, folder = tmp_path / "home", tmp_path / "built"
     with client_pool(hub, home) as pool:
         pool.submit(upload_source, csv_folder).result()
-    commit = hub.head("dataset", "sapientinc/sudoku-extreme")
-    options = ["--configs", "1k,full", "--puzzle", "sudoku-4x4", "--subsample_size", 30, "--revision", commit[:12]]
-    air_hf(hub, home, "data", "build", "sudoku", "--source", "hub", "--output", folder, *options)
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["1k"]["source"]["revision"] == commit
-
-    done = air_hf(hub, home, "data", "publish", folder, REPO)
+        commit = hub.head("dataset", "sapientinc/sudoku-extreme")
+        words = ["--configs", "1k,full", "--puzzle", "sudoku-4x4", "--subsample_size", 30, "--revision", commit[:12]]
+        words = ["data", "build", "sudoku", "--source", "hub", "--output", folder, *words]
+        done = pool.submit(command, *words).result()
+        assert done.returncode == 0, done.stderr
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["1k"]["source"]["revision"] == commit
+        done = pool.submit(command, "data", "publish", folder, REPO).result()
+    assert done.returncode == 0, done.stderr
     assert f'datasets.load_dataset("{REPO}", "1k")' in done.stdout
     assert published(hub, REPO) == contents(folder)
 
-    rows = json.loads(run(hub, tmp_path / "other home", sys.executable, "-c", LOAD).stdout)
+    with client_pool(hub, tmp_path / "other home") as pool:
+        rows, streamed = pool.submit(load_rows).result()
+        done = pool.submit(command, "data", "info", REPO, "--check").result()
+    assert "every file and row is as it was built" in done.stdout
+    assert streamed == rows["test"]
     lines = (csv_folder / "train.csv").read_text().splitlines()[1:]
     chosen = provenance["1k"]["splits"]["train"]["rows_of_file"]
     loaded = [f"{row['source']},{row['question']},{row['answer']},{row['rating']:g}" for row in rows["train"]]
     assert [line.replace('"', "") for line in (lines[row] for row in chosen)] == loaded
 
-    done = air_hf(hub, tmp_path / "other home", "data", "info", REPO, "--check")
-    assert "every file and row is as it was built" in done.stdout
-    denied = air_hf(hub, tmp_path / "bob", "data", "info", REPO, token="hf_bob", check=False)  # it is private
+    words = [sys.executable, "-m", "air_hf.cli", "data", "info", REPO]
+    denied = run(hub, tmp_path / "bob", *words, token="hf_bob", check=False)  # it is private
     assert denied.returncode == 2
     assert f"{REPO}: cannot be read from the Hub" in denied.stderr
 
@@ -102,19 +106,21 @@ def test_the_commit_of_the_cache_is_recorded(hub, built, tmp_path):
         pool.submit(push, built, REPO).result()
     commit, cache, scores = hub.head("dataset", REPO), tmp_path / "cache", tmp_path / "scores.json"
 
-    def evaluate(*words, offline: int, check: bool = True) -> subprocess.CompletedProcess:
+    def evaluate(pool, *words) -> subprocess.CompletedProcess:
         words = ["--checkpoint", "sudoku-4x4", "--dataset", REPO, "--max_segments", 1, "--cache_dir", cache,
                  "--output", scores, *words]  # fmt: skip
-        program = ["env", f"HF_HUB_OFFLINE={offline}", sys.executable, "-m", "air_hf.cli", "evaluate"]
-        return run(hub, tmp_path / "home", *program, *words, check=check)
+        return pool.submit(command, "evaluate", *words).result()
 
-    for offline, words in ((0, []), (1, ["--dataset_revision", commit]), (1, [])):
-        evaluate(*words, offline=offline)
-        recorded = json.loads(scores.read_text())
-        assert (recorded["dataset"], recorded["dataset_revision"]) == (REPO, commit)
-        scores.unlink()
-    assert not (tmp_path / "home" / "datasets").exists()
-    done = evaluate("--dataset_revision", "0" * 40, offline=1, check=False)
+    home = tmp_path / "home"
+    with client_pool(hub, home) as online, client_pool(hub, home, HF_HUB_OFFLINE="1") as offline:
+        for pool, words in ((online, []), (offline, ["--dataset_revision", commit]), (offline, [])):
+            done = evaluate(pool, *words)
+            assert done.returncode == 0, done.stderr
+            recorded = json.loads(scores.read_text())
+            assert (recorded["dataset"], recorded["dataset_revision"]) == (REPO, commit)
+            scores.unlink()
+        assert not (home / "datasets").exists()
+        done = evaluate(offline, "--dataset_revision", "0" * 40)
     assert done.returncode == 2
     assert f"commit {'0' * 40} cannot be had from the Hub; the cache holds commit {commit}" in done.stderr
     assert not scores.exists()
@@ -150,6 +156,14 @@ def upload_source(folder: Path) -> None:
             path_or_fileobj=folder / f"{split}.csv",
             path_in_repo=f"{split}.csv",
         )
+
+
+def load_rows() -> tuple[dict[str, list[dict]], list[dict]]:
+    """The rows of both splits, and those of the test split streamed."""
+    from datasets import load_dataset
+
+    rows = {split: load_dataset(REPO, "1k", split=split).to_list() for split in ("train", "test")}
+    return rows, list(load_dataset(REPO, "1k", split="test", streaming=True))
 
 
 def push(folder: Path, repository: str, timeout: float = PATIENT) -> str:
@@ -252,32 +266,33 @@ def test_a_push_replaces_what_it_brought_before(hub, built, tmp_path):
     assert files["notes.md"] == b"kept"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nowhere", REPO], "nowhere has no provenance.json; expected a folder that `air-hf data build` made"),
-        (["{built}", "no name"], "'no name' is no name of a repository; expected ORG/NAME"),
-        (["{built}", "bob/set"], "bob/set: the push failed"),
-        (["{built}", REPO, "--timeout", "nan"], "timeout is nan; it must be a positive number of seconds"),
-    ],
-)
-def test_impossible_pushes(hub, built, tmp_path, words, message):
-    words = [word.format(built=built) for word in words]
-    done = air_hf(hub, tmp_path / "home", "data", "publish", *words, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
+IMPOSSIBLE = [
+    (["nowhere", REPO], "nowhere has no provenance.json; expected a folder that `air-hf data build` made"),
+    (["{built}", "no name"], "'no name' is no name of a repository; expected ORG/NAME"),
+    (["{built}", "bob/set"], "bob/set: the push failed"),
+    (["{built}", REPO, "--timeout", "nan"], "timeout is nan; it must be a positive number of seconds"),
+]
+
+
+def test_impossible_pushes(hub, built, tmp_path):
+    with client_pool(hub, tmp_path / "home") as pool:
+        for words, message in IMPOSSIBLE:
+            words = [word.format(built=built) for word in words]
+            done = pool.submit(command, "data", "publish", *words).result()
+            assert done.returncode == 2
+            assert message in done.stderr
     assert not hub.count("commit")
 
 
-@pytest.mark.parametrize("words", [("data", "publish", "FOLDER"), ("publish-space", "--folder", "FOLDER")])
-def test_a_silent_hub_does_not_keep_what_is_pushed_by_hand(hub, built, tmp_path, words):
+def test_a_silent_hub_does_not_keep_what_is_pushed_by_hand(hub, built, tmp_path):
     folder = shutil.copytree(built, tmp_path / "folder")
     (folder / "models.json").write_text("{}")
     hub.inject(Fault("stall", times=math.inf))
-    words = [folder if word == "FOLDER" else word for word in words]
-    done = air_hf(hub, tmp_path / "home", *words, "puzzles/x", "--timeout", 2, check=False)
-    assert done.returncode == 2
-    assert "puzzles/x: the push failed (no end after 2 seconds)" in done.stderr
+    with client_pool(hub, tmp_path / "home") as pool:
+        for words in (["data", "publish", folder], ["publish-space", "--folder", folder]):
+            done = pool.submit(command, *words, "puzzles/x", "--timeout", 2).result()
+            assert done.returncode == 2
+            assert "puzzles/x: the push failed (no end after 2 seconds)" in done.stderr
 
 
 def answer(body: bytes, status: int = 200):
@@ -301,26 +316,27 @@ READERS = {
     "data info": ("puzzles/set", "--check"),
     "train": ("--dataset", "puzzles/set", "--output_dir", "OUTPUT"),
 }
-FIRST = {("redirects", "solve"), ("list", "data info"), ("object", "data info"), ("silence", "solve --model")}
+FIRST = [("redirects", "solve"), ("list", "data info"), ("object", "data info"), ("silence", "solve --model")]
+OTHERS = [case for case in product(ODD_HUBS, READERS) if case not in FIRST]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reader"),
-    [pytest.param(*case, marks=() if case in FIRST else pytest.mark.slow) for case in product(ODD_HUBS, READERS)],
-)
-def test_reading_from_what_is_no_hub(hub, tmp_path, kind, reader):
+@pytest.mark.parametrize("cases", [FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["first", "others"])
+def test_reading_from_what_is_no_hub(hub, tmp_path, cases):
     """One line, with the repository, and soon."""
-    hub.inject(replace(ODD_HUBS[kind], times=math.inf))
-    words = [tmp_path / "output" if word == "OUTPUT" else word for word in READERS[reader]]
-    started, command = time.monotonic(), reader.split(" --")[0].split()
-    done = air_hf(hub, tmp_path / "home", *command, *words, check=False, more={"HF_HUB_DOWNLOAD_TIMEOUT": "1"})
-    assert time.monotonic() - started < 40
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"air-hf {command[0]}: error: ")
-    assert "puzzles/set" in last
-    assert not (tmp_path / "output").exists()
+    with client_pool(hub, tmp_path / "home", HF_HUB_DOWNLOAD_TIMEOUT="1") as pool:
+        for kind, reader in cases:
+            fault = replace(ODD_HUBS[kind], times=math.inf)
+            hub.inject(fault)
+            words = [tmp_path / "output" if word == "OUTPUT" else word for word in READERS[reader]]
+            started, typed = time.monotonic(), reader.split(" --")[0].split()
+            done = pool.submit(command, *typed, *words).result()
+            fault.times = 0
+            assert time.monotonic() - started < 40
+            assert done.returncode == 2, (kind, reader, done.stderr)
+            last = done.stderr.strip().splitlines()[-1]
+            assert last.startswith(f"air-hf {typed[0]}: error: ")
+            assert "puzzles/set" in last
+            assert not (tmp_path / "output").exists()
 
 
 def test_boards_are_streamed_through_the_cache_that_is_said(built, tmp_path, monkeypatch):

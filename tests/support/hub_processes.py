@@ -1,8 +1,10 @@
 """Processes that talk to the Hub of hub_server.py: commands a user types, and functions of ours."""
 
+import io
 import os
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
@@ -42,12 +44,27 @@ def run(
     return done
 
 
-def client_pool(hub: HubServer, home: Path) -> ProcessPoolExecutor:
+def client_pool(hub: HubServer, home: Path, **more: str) -> ProcessPoolExecutor:
     """A process that knows this Hub, for functions of ours; the client reads its environment when it is imported."""
-    with mock.patch.dict(os.environ, hub.environment(home), clear=True):
+    with mock.patch.dict(os.environ, hub.environment(home) | more, clear=True):
         pool = ProcessPoolExecutor(1, get_context("spawn"))
         pool.submit(os.getpid).result()  # starts it
     return pool
+
+
+def command(*words) -> subprocess.CompletedProcess:
+    """One of several `air-hf` commands of a `client_pool`, whose start takes longer than most of them."""
+    from air_hf.cli import main
+
+    words = ["air-hf", *map(str, words)]
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(words[1:])
+        except SystemExit as ended:
+            status = ended.code
+    assert os.environ["HF_TOKEN"] not in out.getvalue() + err.getvalue()
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
