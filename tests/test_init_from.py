@@ -80,6 +80,7 @@ def test_a_run_that_begins_with_weights(make_model, tmp_path, capsys):
 # Recipes of later stages, the model of the package that each ends with, and how the model before it differs.
 LATER_STAGES = {
     "maze-30x30.yaml": ("maze-30x30", {}),
+    "maze-30x30-hard.yaml": ("maze-30x30-hard", {}),
     "sudoku-9x9-two-cycles.yaml": ("sudoku-9x9", {"h_cycles": 1}),
 }
 
@@ -97,7 +98,7 @@ def test_a_later_stage_makes_the_model_it_ends_with(recipe_name, tmp_path):
     for field, value in before.items():
         setattr(earlier.config, field, value)
     earlier.save_pretrained(tmp_path / "earlier")
-    data = make_csv(tmp_path / "data", name, train=2, test=1)
+    data = make_csv(tmp_path / "data", expected.config.puzzle, train=2, test=1)
     words = ["--config", f"examples/configs/{recipe_name}", "--train_data", data, "--init_from", tmp_path / "earlier"]
     given = parse_recipe([str(word) for word in words])
     recipe, config = make_config(*given, load_files(str(data), None, "train").puzzles)

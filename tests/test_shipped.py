@@ -5,9 +5,13 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from air_hf import cli
+from air_hf.data import PuzzleSet
+from air_hf.dataset_builders.generate import make_generator
+from air_hf.evaluation import evaluate_model
 from air_hf.hub import CheckpointError, checkpoint_for, load_model, load_tokenizer, shipped_checkpoints
 from air_hf.puzzles import puzzle_of
 
@@ -73,6 +77,15 @@ def test_a_board_chooses_its_model(capsys, tmp_path):
     status, text = solve(capsys, "." * 256)
     assert status == 2
     assert "no model for sudoku-16x16 comes with this package" in text
+
+
+@pytest.mark.parametrize(("name", "mazes", "share"), [("maze-10x10", 100, 0.9), ("maze-30x30", 10, 0.3)])
+def test_short_ways_are_found_too(name, mazes, share):
+    """Ends anywhere, as in a maze that somebody thinks up; most are nearer than those that are hard to solve."""
+    model = load_model(name)
+    puzzle = puzzle_of(model.config)
+    boards = PuzzleSet(puzzle, *make_generator(puzzle).draw(mazes, np.random.default_rng(0)), "generated")
+    assert evaluate_model(model, boards).valid_rate > share
 
 
 def test_a_folder_goes_before_a_name(tmp_path, monkeypatch):
