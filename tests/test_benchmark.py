@@ -84,14 +84,16 @@ def test_beside_the_published_code(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     make_csv(tmp_path / "data", "sudoku-4x4", train=40, test=4)
-    words = ["--config", tmp_path / "recipe.yaml", "--seconds", 0.05, "--published", tmp_path]
+    words = ["--config", tmp_path / "recipe.yaml", "--seconds", 0.05, "--mixed_precision", "no"]
+    words += ["--published", tmp_path]
     recipe = {"train_data": str(tmp_path / "data"), "hidden_size": 32, "num_attention_heads": 1, "compile": "off",
-              "num_hidden_layers": 1, "max_segments": 2, "batch_size": 4}  # fmt: skip
+              "num_hidden_layers": 1, "max_segments": 2, "batch_size": 4, "mixed_precision": "bf16"}  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert command(*words, "--output", tmp_path / "b.json") == 0
     (found,) = json.loads((tmp_path / "b.json").read_text()).values()
     calls = (tmp_path / "models/air/calls").read_text()
     out = capsys.readouterr().out
+    assert "threads, float32: a square product" in out  # the option goes before the recipe
     for part, letter in (("training", "T"), ("evaluation", "E")):
         times = found["beside_published"][part]
         assert times["ms"]["runs"] == times["published_ms"]["runs"] == calls.count(letter) - 1

@@ -58,9 +58,7 @@ def command(*words) -> int:
 def run_line(words: list[str], folder: Path) -> str:
     """What a line of the page prints, a training in a small size."""
     if words[0] == "python":
-        return subprocess.run(
-            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.check_output([sys.executable, *words[1:]], cwd=folder, text=True)
     printed = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         status = command(*words[1:], *(SMALL if words[1] == "train" else []))

@@ -72,6 +72,7 @@ def test_one_command_publishes_and_another_loads(hub, csv_folder, tmp_path):
     with client_pool(hub, tmp_path / "other home") as pool:
         rows, streamed = pool.submit(load_rows).result()
         done = pool.submit(command, "data", "info", REPO, "--check").result()
+    assert done.returncode == 0, done.stderr
     assert "every file and row is as it was built" in done.stdout
     assert streamed == rows["test"]
     lines = (csv_folder / "train.csv").read_text().splitlines()[1:]
@@ -333,6 +334,7 @@ def test_reading_from_what_is_no_hub(hub, tmp_path, cases):
             fault.times = 0
             assert time.monotonic() - started < 40
             assert done.returncode == 2, (kind, reader, done.stderr)
+            assert "Traceback" not in done.stderr
             last = done.stderr.strip().splitlines()[-1]
             assert last.startswith(f"air-hf {typed[0]}: error: ")
             assert "puzzles/set" in last

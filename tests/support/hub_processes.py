@@ -34,10 +34,10 @@ def time_limit(fault: Fault) -> float:
 
 
 def run(
-    hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True, more: dict | None = None
+    hub: HubServer, home: Path, *words, token: str | None = None, check: bool = True
 ) -> subprocess.CompletedProcess:
-    """A command that knows this Hub by its environment (and `more`) only, and must not show its token."""
-    environment = hub.environment(home, token) | (more or {})
+    """A command that knows this Hub by its environment only, and must not show its token."""
+    environment = hub.environment(home, token)
     done = subprocess.run(list(map(str, words)), env=environment, cwd=ROOT, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr
     assert environment["HF_TOKEN"] not in done.stdout + done.stderr
@@ -45,7 +45,10 @@ def run(
 
 
 def client_pool(hub: HubServer, home: Path, **more: str) -> ProcessPoolExecutor:
-    """A process that knows this Hub, for functions of ours; the client reads its environment when it is imported."""
+    """A process that knows this Hub, for functions of ours; the client reads its environment when it is imported.
+
+    `more` are further variables of that environment.
+    """
     with mock.patch.dict(os.environ, hub.environment(home) | more, clear=True):
         pool = ProcessPoolExecutor(1, get_context("spawn"))
         pool.submit(os.getpid).result()  # starts it
