@@ -100,15 +100,21 @@ def test_every_shipped_model_knows_its_puzzle():
 
 
 def test_weights_that_fit_any_size_are_found_by_their_family(make_model, tmp_path, monkeypatch):
-    """The nearest in size; those of a fixed size are for that size alone."""
+    """The nearest in size; those of a fixed size are for the puzzle they are named after, or for who names them."""
     folders = {}
-    for puzzle, mixer in (("maze-4x4", "convolution"), ("maze-6x6", "convolution"), ("maze-5x5", "mlp")):
+    for name, mixer in (
+        ("maze-4x4", "convolution"),
+        ("maze-6x6-any", "convolution"),
+        ("maze-5x5", "mlp"),
+        ("maze-7x7-mlp", "mlp"),
+    ):
+        puzzle = name[:8]
         side = int(puzzle[-1])
-        folders[f"{puzzle}-{mixer}"] = tmp_path / puzzle
+        folders[name] = tmp_path / name
         model = make_model(puzzle=puzzle, seq_len=side**2, mixer=mixer, position_embedding="none")
-        model.save_pretrained(tmp_path / puzzle)
+        model.save_pretrained(tmp_path / name)
     monkeypatch.setattr("air_hf.hub.shipped.shipped_checkpoints", lambda: folders)
-    found = {puzzle: checkpoint_for(puzzle).name for puzzle in ("maze-3x5", "maze-5x5", "maze-9x9")}
-    assert found == {"maze-3x5": "maze-4x4", "maze-5x5": "maze-5x5", "maze-9x9": "maze-6x6"}
+    found = {puzzle: checkpoint_for(puzzle).name for puzzle in ("maze-3x5", "maze-5x5", "maze-7x7")}
+    assert found == {"maze-3x5": "maze-4x4", "maze-5x5": "maze-5x5", "maze-7x7": "maze-6x6-any"}
     with pytest.raises(CheckpointError, match="no model for sudoku-4x4"):
         checkpoint_for("sudoku-4x4")

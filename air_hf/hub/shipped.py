@@ -24,8 +24,8 @@ def resolve_checkpoint(source: str | Path) -> str | Path:
 def checkpoint_for(puzzle: str) -> Path:
     """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9".
 
-    The one of that name comes first, then one of that puzzle, then of the family's whose weights fit any size the
-    one trained on boards nearest in size.
+    The one of that name comes first, then of the family's whose weights fit any size the one trained on boards nearest
+    in size. Others, as `sudoku-9x9-mlp`, are taken where they are named.
 
     Raises:
         CheckpointError: none does.
@@ -37,9 +37,6 @@ def checkpoint_for(puzzle: str) -> Path:
         name: AIRConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         for name, folder in shipped.items()
     }
-    for name, config in configs.items():
-        if config.puzzle == puzzle:
-            return shipped[name]
     rules = get_puzzle(puzzle)
     others = {
         name: config.seq_len
