@@ -23,12 +23,15 @@ class Rules:
 
     Attributes:
         checks_answers (`bool`): whether an answer can break a rule at all; without rules nothing is valid or not.
+        proves_answers (`bool`): whether an answer that breaks no rule solves its question. Only such rules may end a
+            rollout or choose among several.
 
     Raises:
         ValueError: boards of this size or with these options do not exist.
     """
 
     checks_answers = True
+    proves_answers = True
 
     def __init__(self, rows: int, columns: int, options: dict[str, str]):
         self.rows, self.columns, self.options = rows, columns, options
@@ -160,6 +163,8 @@ class MazeRules(Rules):
 
 class GridRules(Rules):
     """Anyone's puzzle: where `givens` names the blank symbol, the cells that the question gives stay; else no rules."""
+
+    proves_answers = False
 
     def __init__(self, rows: int, columns: int, options: dict[str, str]):
         super().__init__(rows, columns, options)

@@ -361,7 +361,7 @@ class SolvingEngine:
         name = model.config.puzzle or "a model that names no puzzle"
         if config.needs_verifier and verifier is None:
             option = "early_exit" if config.early_exit == "verifier" else "select"
-            raise ValueError(f'{option} is "verifier", but there are no rules to check answers of {name} by.')
+            raise ValueError(f'{option} is "verifier", but there are no rules that prove an answer of {name} right.')
         if config.symmetries and images is None:
             raise ValueError(f"symmetries are asked for, but none are given for {name}; air_hf.solving has families'.")
         self.model, self.config, self.batch_size = model, config, batch_size

@@ -145,6 +145,24 @@ def test_symmetries_and_rules_of_grids():
     assert not get_puzzle("grid-3x3", symbols=".ab").rules.checks_answers
 
 
+def test_rules_that_prove_nothing_end_nothing(tmp_path, capsys):
+    """A solver of Sudoku that is told of the given cells only still goes on until it believes its answer."""
+    model = load_model("sudoku-4x4")
+    puzzle = get_puzzle("grid-4x4", symbols=".1234", givens=".")
+    model.config.puzzle, model.config.puzzle_options = puzzle.name, puzzle.options
+    model.save_pretrained(tmp_path / "model")
+    build_tokenizer(puzzle).save_pretrained(tmp_path / "model")
+    sudoku = get_puzzle("sudoku-4x4")
+    questions, answers = make_generator(sudoku).draw(20, np.random.default_rng(0))
+    write_rows(tmp_path, zip(sudoku.format_all(questions), sudoku.format_all(answers), strict=True))
+    assert command("solve", str(tmp_path / "train.csv"), "--model", str(tmp_path / "model")) == 0
+    said = capsys.readouterr().out
+    exact = float(re.search(r"exact accuracy ([0-9.]+)% of 20", said)[1])
+    assert exact >= 90
+    assert "20 of 20 boards answered, breaking no rule, which proves little here (100.0%)" in said
+    assert "stopped by q_halt" in said
+
+
 MANY = [(chr(0x4E00 + i) * 4, "aaaa") for i in range(255)]
 
 

@@ -392,9 +392,10 @@ def test_no_verifier_no_symmetries_no_slots(make_model, ids):
         solve(nameless, ids, batch_size=0)
     with pytest.raises(ValueError, match=r"input_ids has shape \(40, 15\)"):
         solve(nameless, ids[:, :15])
-    grid = make_model(puzzle="grid-4x4", puzzle_options={"symbols": ".1234"})
-    with pytest.raises(ValueError, match="no rules to check answers of grid-4x4 by"):
-        solve(grid, ids, SolveConfig(early_exit="verifier"))
+    for options in ({"symbols": ".1234"}, {"symbols": ".1234", "givens": "."}):
+        grid = make_model(puzzle="grid-4x4", puzzle_options=options)
+        with pytest.raises(ValueError, match="no rules that prove an answer of grid-4x4 right"):
+            solve(grid, ids, SolveConfig(early_exit="verifier"))
 
 
 # --- what travels --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from air_hf.puzzles.reading import DataError
 from air_hf.solving import SolveConfig, SolvingEngine, make_engine
 from air_hf.solving.files import FileWork
 from air_hf.solving.options import add_options, config_of, describe
+from air_hf.solving.results import verdict
 from air_hf.solving.stream import Question, Row, choose_puzzle, read_dataset, read_file, read_lines, read_question
 
 _STDIN = "-"
@@ -115,8 +116,9 @@ def _solve_board(args: argparse.Namespace) -> int:
     took = f"{found.num_segments} segment{'s' * (found.num_segments != 1)}"
     if found.num_calls > found.num_segments:
         took += f" of {found.num_calls} in {len(found.rollouts)} rollouts"
-    solved = "solved" if puzzle.rules.checks_answers else "answered, which no rules can check"
-    print(f"{solved if error is None else f'not solved: {error}'}   (confidence {confidence:.1%}, {took})")
+    print(
+        f"{verdict(puzzle.rules) if error is None else f'not solved: {error}'}   (confidence {confidence:.1%}, {took})"
+    )
     print_boards(
         [
             ("question", puzzle.draw_text(question, question)),
@@ -162,7 +164,7 @@ def _solve_rows(
     if state.is_main_process:
         if speed:
             print(f"{speed:,.1f} boards a second", file=sys.stderr)
-        said = f"{tally}; {describe(config)}"
+        said = f"{tally.summary(puzzle.rules)}; {describe(config)}"
         # Standard output holds the results where there is no file of them.
         print(said if output is None else f"{said}; written to {output}", file=sys.stderr if output is None else None)
     # A launcher that sees one process fail ends the others; only the first one speaks for all.

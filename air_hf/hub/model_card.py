@@ -153,7 +153,7 @@ def write_model_card(
         boards=_boards(config),
         check=(
             "The rules tell:\n  the pipeline's `valid` checks every answer."
-            if puzzle is not None and puzzle.rules.checks_answers
+            if puzzle is not None and puzzle.rules.proves_answers
             else "No rules\n  are known that could tell."
         ),
         limits=_limits(records),

@@ -11,11 +11,21 @@ from itertools import chain
 from pathlib import Path
 
 from air_hf.files import append_text, atomic_file, check_place
+from air_hf.modeling.rules_air import Rules
 from air_hf.puzzles.reading import DataError
 from air_hf.solving.stream import Result, Row, open_parquet, read_records
 
 COLUMNS = list(Result._fields)
 _BLOCK = 10_000  # rows of Parquet written at a time
+
+
+def verdict(rules: Rules) -> str:
+    """What a board is whose answer breaks none of these `rules`."""
+    if rules.proves_answers:
+        return "solved"
+    return "answered, " + (
+        "breaking no rule, which proves little here" if rules.checks_answers else "which no rules can check"
+    )
 
 
 @dataclass
@@ -56,11 +66,12 @@ class Tally:
         """Whether every board is solved as far as can be told."""
         return self.bad == 0 and self.valid == self.checked
 
-    def __str__(self) -> str:
+    def summary(self, rules: Rules) -> str:
+        """In words, of boards with these `rules`."""
         if self.checked:
-            text = f"{self.valid:,} of {self.boards:,} boards solved ({self.valid / self.boards:.1%})"
+            text = f"{self.valid:,} of {self.boards:,} boards {verdict(rules)} ({self.valid / self.boards:.1%})"
         else:
-            text = f"{self.boards:,} boards answered, which no rules can check"
+            text = f"{self.boards:,} boards {verdict(rules)}"
         if self.bad:
             text += f", {self.bad:,} breaking the rules"
         if self.compared:

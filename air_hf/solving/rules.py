@@ -57,8 +57,8 @@ def make_engine(model: AIRForPuzzleSolving, config: SolveConfig, batch_size: int
 
 
 def find_verifier(puzzle: Puzzle | None) -> Verifier | None:
-    """Which of n answers (n, S) solve their questions (n, S) by the rules; None where the family has no rules."""
-    if puzzle is None or not puzzle.rules.checks_answers:
+    """Which of n answers (n, S) solve their questions (n, S) by the rules; None where no rules could prove it."""
+    if puzzle is None or not puzzle.rules.proves_answers:
         return None
 
     def verify(questions: torch.LongTensor, answers: torch.LongTensor) -> np.ndarray:
