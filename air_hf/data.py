@@ -34,6 +34,7 @@ from air_hf.puzzles.reading import (
     sample_rows,
 )
 
+_LONGEST_REASON = 300  # characters of an error of `datasets`
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The first row's number and the columns of consecutive rows.
 Rows = tuple[int, dict[str, list]]
@@ -181,10 +182,23 @@ def reading_dataset(name: str, config: str | None, split: str) -> Iterator[None]
     Raises:
         DataError: it cannot be read.
     """
+    from datasets.exceptions import DatasetsError
+
+    where = f"data set {name}, {config or 'default'}, {split}"
+    if (Path(name) / f"{split}.csv").is_file():  # whose digits `datasets` would take for numbers
+        raise DataError(
+            f"{where}: the folder holds CSV files, no data set of the Hub or of `air-hf data build`; name it by --data "
+            f"or --train_data, or its file, air-hf solve {Path(name) / f'{split}.csv'}"
+        )
     try:
         yield
-    except READ_ERRORS as error:
-        raise DataError(f"data set {name}, {config or 'default'}, {split}: {describe_error(error)}") from error
+    except (*READ_ERRORS, DatasetsError, OverflowError) as error:
+        reason = describe_error(error)
+        if isinstance(error, DatasetsError):  # what is wrong stands in a later line, or in the cause
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:_LONGEST_REASON]
+        if isinstance(error.__cause__ or error, OverflowError):
+            reason = "boards are stored, or read, as numbers; columns question and answer must be text"
+        raise DataError(f"{where}: {reason}") from error
 
 
 def load_published(

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_puzzles, to_batch
+from air_hf.data import DataError, PuzzleSet, PuzzleStream, load_published, load_puzzles, to_batch
 from air_hf.dataset_builders.generate import make_generator, write_csv
 from air_hf.evaluation import evaluate_model
 from air_hf.puzzles import get_puzzle
+from air_hf.solving.stream import read_dataset
 from air_hf.tokenization import build_tokenizer
 
 HEADER = "source,question,answer,rating\n"
@@ -43,6 +44,25 @@ def test_csv_round_trip(tmp_path, puzzle_set):
         else:
             with pytest.raises(DataError, match=r"row 1, answer: the board is int \d+, expected text"):
                 load_puzzles(data_set)
+
+
+def test_folders_that_are_no_data_set_are_refused(tmp_path):
+    csv = "question,answer\n530070000600195000098000060800060003,530070000600195000098000060800060003\n"
+    mazes = "question,answer\nS G,SoG\n"
+    for file, text in {"plain/test.csv": csv, "numbers/data/test-0.csv": csv, "mixed/test-0.csv": mazes}.items():
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "mixed" / "test-1.csv").write_text("board,answer\nS G,SoG\n")
+    messages = {
+        "plain": r"plain, default, test: the folder holds CSV files, no data set .*air-hf solve .*plain.test\.csv$",
+        "numbers": "default, test: boards are stored, or read, as numbers; columns question and answer must be text",
+        "mixed": "mixed.*(column question is missing; a file with columns board, answer|same columns|vs board)",
+    }
+    for folder, message in messages.items():
+        for read in (lambda name: load_published(name, None, "test", cache_dir=str(tmp_path)),
+                     lambda name: list(read_dataset(name, None, "test", str(tmp_path)))):  # fmt: skip
+            with pytest.raises(DataError, match=message):
+                read(str(tmp_path / folder))
 
 
 def test_byte_order_mark_and_crlf(tmp_path):

@@ -177,6 +177,9 @@ def _rows_of(records: Iterable[dict], name: str, config: str | None, split: str)
             record = next(records, None)
         if record is None:
             return
+        if "question" not in record:
+            files = f"a file with columns {', '.join(record)} is among its files"
+            raise DataError(f"data set {name}, {split}: column question is missing; {files}")
         yield _row(record)
 
 
@@ -253,5 +256,6 @@ def check_header(header: list[str], name: str | Path) -> None:
 def _row(record: dict) -> Row:
     answer = record.get("answer") or None
     if not isinstance(answer, str | None):
-        raise DataError(f"the answer {str(answer)[:40]} is of type {type(answer).__name__}; expected text")
+        kind = type(answer).__name__
+        raise DataError(f"the answer {str(answer)[:40]} is of type {kind}; columns question and answer must be text")
     return Row(record["question"], answer)
