@@ -363,7 +363,8 @@ class SolvingEngine:
             option = "early_exit" if config.early_exit == "verifier" else "select"
             raise ValueError(f'{option} is "verifier", but there are no rules that prove an answer of {name} right.')
         if config.symmetries and images is None:
-            raise ValueError(f"symmetries are asked for, but none are given for {name}; air_hf.solving has families'.")
+            hint = "air_hf.solving.solve(model, input_ids, config) brings those of its family"
+            raise ValueError(f"symmetries are asked for, but none are given for {name}; {hint}.")
         self.model, self.config, self.batch_size = model, config, batch_size
         self.verifier, self.images, self.return_trajectory = verifier, images, return_trajectory
         own = model.config.max_segments * (1 if config.budget is None else _DEEPER)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import weakref
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unittest import mock
@@ -180,6 +181,14 @@ def test_contrasts_are_those_of_maps_measured_one_by_one(make_model, puzzles, id
             assert summary["interval"] == pytest.approx(1.96 * numbers.std(ddof=1) / len(numbers) ** 0.5, abs=1e-5)
             assert summary["positive"] == pytest.approx((numbers > 0).mean(), abs=2 / len(numbers))
             assert summary["puzzles"] == len(set(values[:, 0]))
+            # Of boards, whose queries are not independent: their sums about the mean, n / (n - 1) for the mean's own.
+            apart = [(numbers[values[:, 0] == board] - numbers.mean()).sum() for board in set(values[:, 0])]
+            spread = (np.square(apart).sum() * len(apart) / (len(apart) - 1)) ** 0.5
+            assert summary["interval_puzzles"] == pytest.approx(1.96 * spread / len(numbers), abs=1e-5)
+            one = slice(int(values[0, 0]), int(values[0, 0]) + 1)
+            arrays = {name: getattr(found, name)[one] for name in ("counts", "sums", "squares", "positives")}
+            alone = replace(found, **arrays, levels=found.levels[:, one]).summary(1, kind, name)
+            assert (alone["puzzles"], alone["interval_puzzles"]) == (1, None)
     halves = [attention_contrasts(model, puzzles, [1, 3], heads=[head]) for head in (0, 1)]
     np.testing.assert_allclose((halves[0].sums + halves[1].sums) / 2, found.sums, atol=1e-4)
     np.testing.assert_allclose(

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,7 +12,11 @@ from accelerate import Accelerator
 from support.training import TINY_RUN, make_csv
 
 from air_hf.cli import main
+from air_hf.data import PuzzleSet
+from air_hf.dataset_builders.generate import make_generator
 from air_hf.hub import CheckpointError, load_model
+from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.puzzles import get_puzzle
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint, parse_recipe
 from air_hf.runs import make_model as make_model_of_recipe
@@ -56,6 +61,20 @@ def test_the_model_is_that_of_the_checkpoint(make_model, tmp_path):
     assert (config.hidden_size, config.max_segments, config.h_injections) == (64, 7, 2)
     recipe, config = make_config(RunRecipe(), {}, puzzles)
     assert (recipe.variant, config.hidden_size) == ("Lx_H", 512)
+
+
+def test_candidates_go_on_with_other_boards(make_model, tmp_path):
+    """As many groups of features as the new boards have digits, unless a width is asked for."""
+    model = make_model(puzzle="sudoku-4x4", mixer="candidates", position_embedding="none", hidden_size=32,
+                       prefix_dim=4)  # fmt: skip
+    model.save_pretrained(tmp_path / "model")
+    drawn = make_generator(get_puzzle("sudoku-6x6")).draw(4, np.random.default_rng(0))
+    puzzles = PuzzleSet(get_puzzle("sudoku-6x6"), *drawn, "generated")
+    recipe = RunRecipe(init_from=str(tmp_path / "model"))
+    config = make_config(recipe, {}, puzzles)[1]
+    assert (config.puzzle, config.hidden_size) == ("sudoku-6x6", 48)
+    assert take_weights(AIRForPuzzleSolving(config), recipe.init_from) == []
+    assert make_config(recipe, {"hidden_size": 24}, puzzles)[1].hidden_size == 24
 
 
 def test_a_run_that_begins_with_weights(make_model, tmp_path, capsys):

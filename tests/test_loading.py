@@ -396,6 +396,7 @@ def test_places_that_are_no_checkpoint(folder, capsys, tmp_path):
         (tmp_path / "empty", "holds no checkpoint: config.json is missing"),
         (tmp_path / "nowhere", "does not exist"),
         ("https://example.org/x", "does not exist"),
+        ("sudoku-9x8", "does not exist"),
     ):
         line = run(capsys, "solve", "--model", place, BOARD)
         assert f"{place} {message}" in line

@@ -590,6 +590,7 @@ def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
         (["{folder}/empty.csv"], "empty.csv: column question is missing; the columns are none"),
         (["{folder}/header.csv"], "header.csv holds no boards"),
         (["{folder}/header.csv", "--output", "{folder}/header.csv"], "the file of boards itself"),
+        (["-", "--output", "{folder}/out.json"], "out.json; expected a name that ends in .csv or .parquet"),
         (["." * 16, "--output", "{folder}/out.csv"], "--output is for a file of boards, or -; one board is drawn"),
         (
             ["." * 16, "--q_halt_threshold", "1"],

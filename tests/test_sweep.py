@@ -188,12 +188,25 @@ def test_the_table():
         (["--task", "sudoku", "--vary", "variant=hrm"], "variant is varied more than once"),
         (["--config", "c.yaml", "--vary", "variant=Lx_G"], "unknown variants Lx_G; known variants: L_Hx"),
         (["--task", "sudoku", "--jobs", "0"], "jobs is 0; it must be at least 1"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--task", "sudoku", "--extra", "--max_stps 5"], "unrecognized arguments: --max_stps 5"),
+        (["--task", "sudoku", "--vary", "ema_decay=0.9,1.99"], "ema_decay is 1.99"),
     ],
 )
 def test_impossible_sweeps(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert command("sweep", "--output", tmp_path / "sweep", *words) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()  # nothing was started
+
+
+def test_a_run_that_fails_says_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    words = ["--variants", "Lx_H", "--seeds", "0", "--config", "examples/configs/sweep-4x4.yaml"]
+    assert command("sweep", *words, "--output", tmp_path / "sweep", "--extra", f"--train_data {tmp_path / 'no'}") == 2
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'no'}" in said.out.split("output.txt")[1]
+    assert "no run is finished" in said.err
 
 
 def test_seeds():

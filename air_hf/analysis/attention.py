@@ -235,7 +235,8 @@ class Contrasts:
         Returns:
             `dict`: `mean`; `interval`, half a 95 % interval that takes queries for independent, as the paper does;
             `interval_puzzles`, the same for puzzles (queries of one board resemble each other); `positive`, the share
-            of queries above 0; `level_l` and `level_h`, the metric's own means; `queries` and `puzzles`, the counts.
+            of queries above 0; `level_l` and `level_h`, the metric's own means; `queries` and `puzzles`, the counts. An
+            interval is None where there are fewer than two to tell it from.
 
         Raises:
             ValueError: something that was not looked at.
@@ -255,12 +256,16 @@ class Contrasts:
         if total == 0:
             return {"mean": None, "queries": 0, "puzzles": 0}
         mean = sums.sum() / total
-        variance = max(squares.sum() - total * mean**2, 0) / max(total - 1, 1)
-        between = ((sums - counts * mean) ** 2).sum() * puzzles / max(puzzles - 1, 1)
+        interval = between = None
+        if total > 1:
+            variance = max(squares.sum() - total * mean**2, 0) / (total - 1)
+            interval = float(Z_95 * (variance / total) ** 0.5)
+        if puzzles > 1:
+            between = float(Z_95 * (((sums - counts * mean) ** 2).sum() * puzzles / (puzzles - 1)) ** 0.5 / total)
         return {
             "mean": float(mean),
-            "interval": float(Z_95 * (variance / total) ** 0.5),
-            "interval_puzzles": float(Z_95 * between**0.5 / total),
+            "interval": interval,
+            "interval_puzzles": between,
             "positive": float(positives.sum() / total),
             "level_l": float(levels[0] / total),
             "level_h": float(levels[1] / total),

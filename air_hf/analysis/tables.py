@@ -185,7 +185,11 @@ def contrast_table(study: Study) -> Table:
                 if numbers["mean"] is None:
                     rows.append([name, kind, str(layer), "no such query", "", "", "", "", beside])
                     continue
-                shown = [f"{numbers['mean']:+.4f} ± {numbers['interval']:.4f}", f"± {numbers['interval_puzzles']:.4f}"]
+                queries, boards = (
+                    "± nan" if half is None else f"± {half:.4f}"
+                    for half in (numbers["interval"], numbers["interval_puzzles"])
+                )
+                shown = [f"{numbers['mean']:+.4f} {queries}", boards]
                 shown += [f"{100 * numbers['positive']:.0f}", f"{numbers['level_l']:.3f}", f"{numbers['level_h']:.3f}"]
                 rows.append([name, kind, str(layer), *shown, beside])
     note = (

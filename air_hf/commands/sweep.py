@@ -52,8 +52,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if find_spec("matplotlib") is None:
         raise ValueError("matplotlib is not installed, which draws the table; pip install air-hf[demo]")
     for run in runs:
-        if run.scores is not None:
-            check_recipe(run)
+        check_recipe(run)
     if not args.table_only:
         Execution(args.jobs, print).run(runs)
     finished = {run: scores for run in runs if (scores := run.scores) is not None}

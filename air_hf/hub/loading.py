@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from air_hf.files import sha256
-from air_hf.hub.shipped import resolve_checkpoint
+from air_hf.hub.shipped import resolve_checkpoint, shipped_checkpoints
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import fetch_file, read_json_object
@@ -131,6 +131,11 @@ def find_file(source: str | Path, name: str, **place) -> Path | None:
             raise CheckpointError(f"{source} is no folder; expected a checkpoint folder, or a repository on the Hub")
         if not _REPO_ID.fullmatch(str(source)):
             raise CheckpointError(f"checkpoint folder {source} does not exist")
+        if "/" not in str(source):  # repositories are ORG/NAME
+            raise CheckpointError(
+                f"checkpoint folder {source} does not exist, and no model of that name comes with the package; "
+                f"there are {', '.join(shipped_checkpoints())}"
+            )
     try:
         path = fetch_file(source, name, **place)
     except READ_ERRORS as error:

@@ -61,6 +61,8 @@ def make_config(recipe: RunRecipe, model_fields: dict[str, Any], puzzles: Puzzle
         recipe = replace(recipe, variant=recipe.variant or "Lx_H")
         return recipe, variant_config(recipe.variant, **model_fields | from_data)
     theirs = read_config(recipe.init_from, cache_dir=recipe.cache_dir)
+    if theirs.fits_any_vocabulary:  # as many groups of features as the data have digits, each as wide as before
+        theirs = theirs.resized(puzzle.name, puzzle.num_cells, puzzle.vocab_size)
     config = AIRConfig(**{name: getattr(theirs, name) for name in CONFIG_FIELDS} | model_fields | from_data)
     return replace(recipe, variant=find_variant(config)), config
 

@@ -101,14 +101,19 @@ def _name(setting: dict[str, str]) -> str:
 
 
 def check_recipe(run: PlannedRun) -> None:
-    """Compares a finished run with what this sweep would have trained.
+    """Reads a run's recipe, and compares a finished run with what this sweep would have trained.
 
     Raises:
-        ValueError: it is of another recipe; the message names a field.
+        ValueError: it is no recipe, or the run is of another; the message names a field.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = argparse.ArgumentParser("air-hf train", allow_abbrev=False)
     add_recipe_arguments(parser)
-    recipe, fields = read_recipe(parser.parse_args(list(run.words)), with_data=False)
+    try:
+        recipe, fields = read_recipe(parser.parse_args(list(run.words)), with_data=False)
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from error
+    if run.scores is None:
+        return
     checkpoint = run.folder / "checkpoint"
     trained, config = read_json_object(checkpoint / TRAINING_FACTS)["arguments"], read_config(checkpoint)
     trained |= {name: getattr(config, name) for name in fields}
@@ -174,7 +179,10 @@ class Execution:
             self.report(f"{run}: exact {scores['exact_accuracy']:.1%}")
         else:
             ended = "stopped" if self._told_to_stop.is_set() else "failed"
-            self.report(f"{run}: {ended} with status {status}, see {log}")
+            said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            self.report(
+                f"{run}: {ended} with status {status}, see {log}" + "".join(f"\n  {line}" for line in said[-1:])
+            )
 
 
 def shell_line(run: PlannedRun) -> str:
