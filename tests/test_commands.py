@@ -309,7 +309,7 @@ def test_evaluate_looks_at_its_output_first(data, tmp_path, capsys):
     assert f"{tmp_path} is a folder; expected a file to write" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["scores.json", "scores.parquet"])
+@pytest.mark.parametrize("name", ["scores", "scores.parquet"])
 @pytest.mark.parametrize("command", ["solve", "evaluate", "benchmark"])
 def test_what_is_no_file_is_not_written(command, name, data, tmp_path, capsys):
     """A pipe, as a device would, has no end; and replaced, it would be lost."""

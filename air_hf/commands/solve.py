@@ -66,7 +66,7 @@ def _solve(args: argparse.Namespace) -> int:
         if args.mode == "calibrated":
             raise ValueError("--early_stop is a mode of its own, and --mode calibrated is given, too")
         args.mode, args.early_exit = "plain", "trained"
-    if args.output is not None and args.output.suffix.lower() not in _FILES:
+    if args.output is not None and args.output.suffix.lower() not in ("", *_FILES):
         raise ValueError(f"--output is {args.output}; expected a name that ends in {' or '.join(_FILES)}")
     if args.dataset is not None:
         if args.output is None:
