@@ -193,11 +193,12 @@ def reading_dataset(name: str, config: str | None, split: str) -> Iterator[None]
     try:
         yield
     except (*READ_ERRORS, DatasetsError, OverflowError) as error:
-        reason = describe_error(error)
-        if isinstance(error, DatasetsError):  # what is wrong stands in a later line, or in the cause
-            reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:_LONGEST_REASON]
         if isinstance(error.__cause__ or error, OverflowError):
             reason = "boards are stored, or read, as numbers; columns question and answer must be text"
+        elif isinstance(error, DatasetsError):  # what is wrong stands in a later line, or in the cause
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:_LONGEST_REASON]
+        else:
+            reason = describe_error(error)
         raise DataError(f"{where}: {reason}") from error
 
 

@@ -376,7 +376,7 @@ def draw_contrasts(study: Study) -> Figure:
         for shift, kind in ((-0.08, "control"), (0.08, "adjacent")):
             numbers = [found.summary(layer, kind, name) for layer in found.layers]
             some = [
-                (layer + shift, n["mean"], n["interval_puzzles"] or np.nan)
+                (layer + shift, n["mean"], np.nan if n["interval_puzzles"] is None else n["interval_puzzles"])
                 for layer, n in zip(found.layers, numbers, strict=True)
                 if n["queries"]
             ]
