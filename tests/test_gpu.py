@@ -1,4 +1,4 @@
-"""The same weights on CPU and on a CUDA device: one segment, one training step, bfloat16 and compiled blocks."""
+"""The same weights on CPU and on a CUDA device: segments, training steps, bfloat16, compiled blocks, CUDA graphs."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,10 @@ pytestmark = [
 VARIANTS = pytest.mark.parametrize("variant", ["Lx_H", "hrm", "trm-mlp", "L2x_H2x-prepend-keep"])
 
 
-def one_step(model, device: str, precision: str = "no", compiled: str = "off") -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss of a training step, and the weights after it."""
+def train(
+    model, device: str, precision: str = "no", compiled: str = "off", steps: int = 1
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss of the last training step, and the weights after it."""
     AcceleratorState._reset_state(reset_partial_state=True)  # the device is chosen once per process otherwise
     puzzle = get_puzzle("sudoku-4x4")
     questions, answers = make_generator(puzzle).draw(32, np.random.default_rng(0))
@@ -27,7 +29,10 @@ def one_step(model, device: str, precision: str = "no", compiled: str = "off") -
     recipe = Recipe(batch_size=16, max_steps=10, warmup_steps=0, compile=compiled)
     learner = Learner(model, recipe, Accelerator(cpu=device == "cpu", mixed_precision=precision))
     assert learner.model.device.type == device
-    metrics = learner.train_step(stream.batch(0))
+    for step in range(steps):
+        metrics = learner.train_step(stream.batch(step))
+        with torch.no_grad(), learner.evaluating() as evaluated:
+            evaluated.solve(stream.batch(step)["input_ids"].to(evaluated.device))
     return float(metrics["lm_loss"]), {name: tensor.cpu() for name, tensor in learner.model.state_dict().items()}
 
 
@@ -44,8 +49,8 @@ def test_segments_agree(make_model, variant):
 
 @VARIANTS
 def test_training_steps_agree(make_model, variant):
-    loss, weights = one_step(make_model(variant), "cpu")
-    gpu_loss, gpu_weights = one_step(make_model(variant), "cuda")
+    loss, weights = train(make_model(variant), "cpu")
+    gpu_loss, gpu_weights = train(make_model(variant), "cuda")
     assert gpu_loss == pytest.approx(loss, rel=1e-4)
     # AdamAtan2's first step is ±lr per weight, so a gradient of rounding size may turn its sign.
     for name, expected in weights.items():
@@ -54,7 +59,17 @@ def test_training_steps_agree(make_model, variant):
 
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_bfloat16_step(make_model, compiled):
-    loss, _ = one_step(make_model(), "cpu")
-    gpu_loss, weights = one_step(make_model(), "cuda", "bf16", compiled)
+    loss, _ = train(make_model(), "cpu")
+    gpu_loss, weights = train(make_model(), "cuda", "bf16", compiled)
     assert gpu_loss == pytest.approx(loss, rel=0.05)
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights.values())
+
+
+@VARIANTS
+def test_cuda_graphs(make_model, variant):
+    """The steps that record a graph and those that run it: as compiled without, and evaluation in between."""
+    loss, weights = train(make_model(variant), "cuda", compiled="on", steps=6)
+    graph_loss, graph_weights = train(make_model(variant), "cuda", compiled="reduce-overhead", steps=6)
+    assert graph_loss == pytest.approx(loss, rel=1e-3)
+    for name, expected in weights.items():
+        assert ((graph_weights[name] - expected).abs() > 1e-4).float().mean() < 0.01, name

@@ -403,3 +403,68 @@ def test_compiles_once(make_model, stream, monkeypatch, fields, graphs):
     for step in range(6):
         learner.train_step(stream.batch(step))
         assert counters["stats"]["unique_graphs"] == graphs
+
+
+class OverwritingGraphs:
+    """Stands for CUDA graphs: what a step's graphs and gradients gave is NaN as soon as the next step's graphs run."""
+
+    def __init__(self):
+        self.steps, self.calls, self.overwritten = 0, 0, 0
+        self._given: list[tuple[int, torch.Tensor]] = []
+
+    def mark_step(self) -> None:
+        self.steps += 1
+
+    def backend(self, graph, example_inputs, **kwargs):
+        def run(*args):
+            self.calls += 1
+            for _, values in (given for given in self._given if given[0] < self.steps):
+                values.fill_(torch.nan)
+                self.overwritten += 1
+            self._given = [given for given in self._given if given[0] == self.steps]
+            outputs = graph(*args)
+            for values in outputs:
+                self.give(values)
+            return outputs
+
+        return run
+
+    def give(self, values: torch.Tensor) -> None:
+        self._given.append((self.steps, values.detach()))
+
+    def give_gradient(self, weight: torch.Tensor) -> None:
+        self.give(weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipe"),
+    [
+        ({}, {}),
+        ({"halting": "halt_only"}, {"optimizer": "muon", "accumulation_steps": 2, "state_noise": 0.1}),
+    ],
+)
+def test_what_cuda_graphs_write_over_is_not_read(make_model, stream, monkeypatch, fields, recipe):
+    """Every step may reuse the memory of the one before: states, gradients and averages live elsewhere by then."""
+    results = []
+    for mode in ("on", "reduce-overhead"):
+        graphs = OverwritingGraphs()
+        torch._dynamo.reset()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=graphs.backend))
+            patch.setattr(torch.compiler, "cudagraph_mark_step_begin", graphs.mark_step)
+            learner = make_learner(make_model(**fields), compile=mode, ema_decay=0.9, **recipe)
+            for weight in learner.model.parameters():
+                weight.register_post_accumulate_grad_hook(graphs.give_gradient)
+            scores = []
+            for step in range(4):
+                batch = stream.batch(step)
+                learner.train_step(batch)
+                calls = graphs.calls
+                with torch.no_grad(), learner.evaluating() as model:
+                    scores += [output.logits for output in model.unroll(batch["input_ids"])]
+                assert (graphs.calls == calls) == (mode != "on")  # no graph has run in the evaluation
+        assert graphs.steps == (0 if mode == "on" else 4)
+        results.append([*scores, *learner.model.state_dict().values(), *learner.ema.averages.values()])
+    assert graphs.overwritten > 3 * len(learner.ema.averages)
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)

@@ -55,7 +55,7 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
     training, beside = _measure_training(learner, stream, clock, theirs)
     training["products_alone_ms"] = 1000 * time_products(products, clock.device, seconds / 100, clock.wait)
     model.eval()
-    with torch.no_grad(), accelerator.autocast():
+    with torch.no_grad(), accelerator.autocast(), learner.evaluating():
         segment = lambda: next(model.unroll(ids))  # noqa: E731
         if theirs:
             beside["evaluation"] = clock.beside(segment, theirs.evaluator(stream.batch(0)))

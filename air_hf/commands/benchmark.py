@@ -22,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--threads", type=int, help="CPU threads (default: the recipe's, or all cores)")
     precision = "bf16, no (float32) or auto (bf16 where the device has units for it); default: the recipe's, or auto"
     parser.add_argument("--mixed_precision", choices=("auto", "no", "bf16"), help=precision)
+    compile = "as in `air-hf train`; default: the recipe's, or auto"
+    parser.add_argument("--compile", choices=("auto", "on", "off", "reduce-overhead"), help=compile)
     published = "checkout of the published AIR code, whose Python files are run, timed in turn with this package"
     parser.add_argument("--published", type=Path, metavar="DIR", help=published)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default 5)")
@@ -44,7 +46,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         cases = {args.config: case_of_recipe(*read_recipe(parser.parse_args(["--config", args.config])))}
     else:
         cases = {name: case_of_size(name) for name in args.sizes.split(",")}
-    options = {"num_threads": args.threads, "mixed_precision": args.mixed_precision}
+    options = {"num_threads": args.threads, "mixed_precision": args.mixed_precision, "compile": args.compile}
     chosen = {name: value for name, value in options.items() if value is not None}
     results = {}
     for name, case in cases.items():

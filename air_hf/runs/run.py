@@ -1,6 +1,5 @@
 """One run of training: resume, step, record, save, evaluate, publish."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -206,10 +205,9 @@ class Run:
 
     def evaluate(self) -> None:
         """Scores the EMA weights, or the raw ones where EMA is off, and saves with the scores."""
-        ema, model = self.learner.ema, self.learner.model
         with self.records.clock.stopped():
             try:
-                with nullcontext() if ema is None else ema.applied_to(model):
+                with self.learner.evaluating() as model:
                     self.evaluation = evaluate_model(
                         model,
                         self.test_source.puzzles,

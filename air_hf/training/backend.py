@@ -37,7 +37,7 @@ def should_compile(choice: str, device: torch.device) -> bool:
     Compiled blocks trained 1.2 to 1.5 times as fast on CPU, for 10 to 35 seconds of compilation.
     """
     if choice != "auto":
-        return choice == "on"
+        return choice != "off"
     if device.type != "cpu":
         return True
     headers = Path(sysconfig.get_path("include"), "Python.h")

@@ -4,7 +4,8 @@ Axis letters: B slots of a batch, S cells.
 """
 
 import dataclasses
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -65,9 +66,10 @@ class Learner:
         self.recipe = dataclasses.replace(recipe, mixed_precision=accelerator.mixed_precision)
         self.accelerator = accelerator
         self.compiled = should_compile(recipe.compile, accelerator.device)
+        self._graphs = recipe.compile == "reduce-overhead"
         if self.compiled:
             for network in model.model.networks.values():
-                network.compile(dynamic=False)
+                network.compile(dynamic=False, mode=recipe.compile if self._graphs else None)
         self._wrapped: nn.Module = accelerator.prepare(model)
         self.model: AIRForPuzzleSolving = accelerator.unwrap_model(self._wrapped)
         self.optimizer = GroupedOptimizer(self.model, recipe)
@@ -98,6 +100,8 @@ class Learner:
             )
         if self.recipe.state_noise:
             carry = dataclasses.replace(carry, state=self._add_noise(carry.state))
+        if self._graphs:  # a graph writes over what it gave in the step before, of which `carry` is a copy
+            torch.compiler.cudagraph_mark_step_begin()
         parts = carry.split(self.recipe.accumulation_steps)
         outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
@@ -113,6 +117,19 @@ class Learner:
             carries.append(Carry(output.state, halted, part.batch))
         self.carry = Carry.join(carries)
         return {name: sum(part[name] for part in metrics) for name in metrics[0]}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[AIRForPuzzleSolving]:
+        """The model as it is scored: with the averages of its weights, where there are any, for as long as the block.
+
+        CUDA graphs are left out: a rollout hands states from segment to segment that a graph would write over.
+        """
+        with ExitStack() as stack:
+            if self.ema is not None:
+                stack.enter_context(self.ema.applied_to(self.model))
+            if self._graphs:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield self.model
 
     def _run_part(self, part: Carry, parts: int, is_last: bool) -> AIRPuzzleSolvingOutput:
         """One segment of some slots, forward and backward; gradients travel between processes with the last part."""

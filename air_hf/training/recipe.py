@@ -97,9 +97,10 @@ class Recipe(Settings):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = setting(
         "auto", "attention backend; auto: eager on CPU, where it trains faster, sdpa elsewhere", published=True
     )
-    compile: Literal["auto", "on", "off"] = setting(
+    compile: Literal["auto", "on", "off", "reduce-overhead"] = setting(
         "auto",
-        "torch.compile of the networks; auto: on, except on a CPU without a C++ compiler, which it needs",
+        "torch.compile of the networks; auto: on, except on a CPU without a C++ compiler, which it needs; "
+        "reduce-overhead: with CUDA graphs, where the device has them",
         published=True,
         may_change=True,
         rounds=True,
