@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from air_hf import __version__
 from air_hf.allocator import keep_freed_memory
+from air_hf.errors import one_line
 from air_hf.parsing import Parser
 from air_hf.products import use_wide_float32_products
 
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         status = run(parser.parse_args(argv[1:]))
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
     except (ValueError, StrictDataclassError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        print(f"air-hf {name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"air-hf {name}: error: {one_line(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print(f"air-hf {name}: stopped", file=sys.stderr)

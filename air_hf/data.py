@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from air_hf.hub.transfer import READ_ERRORS, describe_error
+from air_hf.hub.transfer import LONGEST_REASON, READ_ERRORS, describe_error
 from air_hf.modeling.modeling_air import IGNORE_LABEL
 from air_hf.puzzles import Puzzle, PuzzleError, Symmetries, complete_options, get_puzzle, infer_puzzle
 from air_hf.puzzles.augmentation import FixedImages
@@ -34,7 +34,6 @@ from air_hf.puzzles.reading import (
     sample_rows,
 )
 
-_LONGEST_REASON = 300  # characters of an error of `datasets`
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The first row's number and the columns of consecutive rows.
 Rows = tuple[int, dict[str, list]]
@@ -196,7 +195,7 @@ def reading_dataset(name: str, config: str | None, split: str) -> Iterator[None]
         if isinstance(error.__cause__ or error, OverflowError):
             reason = "boards are stored, or read, as numbers; columns question and answer must be text"
         elif isinstance(error, DatasetsError):  # what is wrong stands in a later line, or in the cause
-            reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:_LONGEST_REASON]
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:LONGEST_REASON]
         else:
             reason = describe_error(error)
         raise DataError(f"{where}: {reason}") from error

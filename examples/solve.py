@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from air_hf.analysis import Trace, trace
 from air_hf.data import DataError, load_puzzles
-from air_hf.hub import CheckpointError, load_model
+from air_hf.hub import CheckpointError, load_model, load_tokenizer
 from air_hf.puzzles.drawing import print_boards
 
 
@@ -25,8 +24,8 @@ def slowest_solved(t: Trace, answers: np.ndarray) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
-    parser.add_argument("--data", required=True, help="CSV file of puzzles")
+    parser.add_argument("--checkpoint", required=True, help="a model of this package, folder or Hub repository")
+    parser.add_argument("--data", required=True, help="CSV file of puzzles, or a folder with test.csv")
     parser.add_argument("--count", type=int, default=3, help="puzzles to draw")
     parser.add_argument("--seed", type=int, default=0, help="which puzzles")
     parser.add_argument(
@@ -37,8 +36,8 @@ def main() -> None:
 
     try:
         model = load_model(args.checkpoint)  # AutoModel.from_pretrained, with clearer errors
-        tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
-        puzzles = load_puzzles(args.data, model.config.puzzle)
+        tokenizer = load_tokenizer(args.checkpoint, model.config)
+        puzzles = load_puzzles(args.data, model.config.puzzle, split="test")
         drawn = puzzles.sample(args.count, args.seed)
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"solve.py: error: {error}") from error

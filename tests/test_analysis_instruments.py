@@ -396,6 +396,10 @@ def test_analyze_writes_every_table_and_figure(saved, tmp_path, capsys):
     assert {row["class"] for row in contrasts} == {"control", "adjacent"}
     assert sum(row["queries"] for row in contrasts if row["metric"] == "unit") > 0
 
+    assert exit_status("analyze", *words, "--parts", "freeze") == 0  # no figure of the study before is left
+    names = ("boards", "roles", "segments", "freeze")
+    assert {path.stem for path in output.iterdir()} == {"report", "states", *names}
+
 
 def test_analyze_holds_a_state_from_a_segment_on(saved, puzzles, tmp_path, capsys):
     """The numbers of the report are those of boards traced so, counted here."""

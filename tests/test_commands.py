@@ -207,7 +207,7 @@ def test_every_variant_trains_from_the_command_line(variant, data, tmp_path):
         (["--variant", "Lx_G"], "unknown variant 'Lx_G'; known variants: L_Hx"),
         (
             ["--mixer", "attention", "--num_attention_heads", "5"],
-            "num_attention_heads (5) does not divide hidden_size (32)",
+            "train: error: num_attention_heads (5) does not divide hidden_size (32).\n",
         ),
         (["--train_limit", "1000"], "a subset of 1000 puzzles was asked for; there are 60"),
         (["--attention", "flash_attention_2"], "FlashAttention2"),

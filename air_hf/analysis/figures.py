@@ -51,6 +51,8 @@ STYLE = {
     "svg.hashsalt": "air-hf",
     "figure.constrained_layout.use": True,
 }
+_KINDS = ("png", "svg")
+_SOME_STUDIES = {"freeze", "attention", "attention-example", "probe", "trajectories"}  # figures that others lack
 _BOARDS_IN_GRID = 8
 _SHADE = 0.75  # opacity of attention over a board
 _GIF_SECONDS = 0.5  # of a frame
@@ -76,7 +78,7 @@ def save(figure: Figure, path: Path, dpi: int = 120) -> Path:
 def draw_study(
     model: AIRForPuzzleSolving, puzzles: PuzzleSet, study: Study, folder: Path, board: int | None = None
 ) -> list[Path]:
-    """Every figure of a study.
+    """Every figure of a study. Those that an earlier study left in the folder, and this one has not, are removed.
 
     Args:
         model ([`AIRForPuzzleSolving`]), puzzles ([`PuzzleSet`]), study ([`Study`]): what was studied.
@@ -116,8 +118,11 @@ def draw_study(
     with matplotlib.rc_context(STYLE):
         for name, draw in drawings.items():
             figure = draw()
-            written += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+            written += [save(figure, folder / f"{name}.{kind}") for kind in _KINDS]
         written.append(animate_states(puzzles.puzzle, question, answer, one, folder / "states.gif"))
+    for name in _SOME_STUDIES - drawings.keys():
+        for kind in _KINDS:
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return written
 
 

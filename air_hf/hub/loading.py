@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from air_hf.errors import one_line
 from air_hf.files import sha256
 from air_hf.hub.shipped import resolve_checkpoint, shipped_checkpoints
 from air_hf.hub.transfer import READ_ERRORS, describe_error
@@ -95,7 +96,7 @@ def _parse_config(path: Path) -> AIRConfig:
     try:
         return AIRConfig.from_dict(fields)
     except (ValueError, StrictDataclassError) as error:
-        raise CheckpointError(f"{path}: {_one_line(error)}") from error
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
 
 
 def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
@@ -111,12 +112,6 @@ def _resized(config: AIRConfig, puzzle: str, source: str | Path) -> AIRConfig:
             f"{source} solves {known}, of {config.vocab_size} symbols; {puzzle} has {rules.vocab_size}"
         )
     return config.resized(puzzle, rules.num_cells, rules.vocab_size)
-
-
-def _one_line(error: Exception) -> str:
-    """Without the validator's name, which comes first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"^\w+Error: ", "", " ".join(lines[1:] or lines))
 
 
 def find_file(source: str | Path, name: str, **place) -> Path | None:
@@ -198,7 +193,7 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
         ids = found.encode(puzzle.example).ids
         text = found.decode(ids)
     except Exception as error:  # the library raises nothing more special
-        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: {one_line(error)}") from error
     if ids != puzzle.parse(puzzle.example).tolist() or text != puzzle.example:
         raise CheckpointError(f"{path} is no tokenizer of {puzzle.name}: it makes other ids of a board")
     vocabularies = [each.get_vocab() for each in (found, tokenizer)]

@@ -410,8 +410,7 @@ def _draw_curve(path: Path, curves: dict[str, list]) -> bool:
         right.plot(steps, exact, color="tab:green", marker="o", markersize=3, label="test, exact")
         right.plot(steps, cells, color="tab:blue", marker="o", markersize=3, label="test, cells")
         right.set(ylabel="accuracy", ylim=(0, 1))
-        right.legend(loc="center right", fontsize=8)
-    axes.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     with atomic_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
     return True

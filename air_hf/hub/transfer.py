@@ -36,7 +36,7 @@ _OURS = [
 READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, httpx2.HTTPError)
 _WAITS = (1, 4, 15)  # seconds before another try; the client itself repeats uploads, but neither commits nor creations
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LONGEST_REASON = 300  # characters
+LONGEST_REASON = 300  # characters
 _ADVICE = {
     401: "the Hub does not know the token: see `hf auth login`",
     403: "the token may not write there: it needs the role write, and its owner the right to write to that repository",
@@ -154,7 +154,7 @@ def _find_silence(error: BaseException | None) -> OfflineModeIsEnabled | None:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    return first[:_LONGEST_REASON]
+    return first[:LONGEST_REASON]
 
 
 def call(name: str, arguments: dict, timeout: float, stopped: Callable[[], bool] = lambda: False) -> dict:

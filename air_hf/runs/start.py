@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from air_hf.allocator import keep_freed_memory
 from air_hf.data import PuzzleSet
+from air_hf.errors import one_line
 from air_hf.evaluation import EvaluationResult
 from air_hf.hub import CheckpointError, load_model, read_config
 from air_hf.hub.model_card import find_variant
@@ -141,6 +142,6 @@ def exit_statuses(program: str) -> Iterator[None]:
         status = EXIT_STATUS
     # DataError and CheckpointError are ValueErrors; an attention backend may need a package that is not there.
     except (ValueError, StrictDataclassError, HfHubHTTPError, ImportError, NonFiniteError, OSError) as error:
-        print(f"{program}: error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)
         status = 2
     sys.exit(status)
