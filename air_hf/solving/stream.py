@@ -21,6 +21,7 @@ from air_hf.modeling.solving_air import Puzzle as Question
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle
 from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header
 
+_DRAWN = 'A board drawn on several lines is one argument: air-hf solve "$(cat FILE)"'
 _MOST_BAD = 1000  # boards in a row that are none, and wait for those before them
 _CHUNK, _CHUNKS = 2**16, 64  # bytes of standard input read at a time, and how many of these ahead
 _PAUSE = 0.01  # seconds to wait for the next board before those at hand go on
@@ -230,7 +231,7 @@ def choose_puzzle(rows: Iterator[Row | None], source: str) -> tuple[str, Iterato
             problem = f"the last of them: {error}"
         if len(seen) >= _MOST_BAD:
             break
-    raise DataError(f"{source}: no model could be chosen by the first {len(seen):,} boards ({problem}); say --model")
+    raise DataError(f"{source}: no model could be chosen by the first {len(seen):,} boards ({problem}); say --model. {_DRAWN}")
 
 
 def read_records(path: Path) -> Iterator[dict[str, str | None]]:
@@ -249,7 +250,7 @@ def check_header(header: list[str], name: str | Path) -> None:
     for column, required in (("question", True), ("answer", False)):
         if header.count(column) > 1 or (required and column not in header):
             problem = "occurs twice" if column in header else "is missing"
-            hint = "; is it a board a line? air-hf solve - < FILE" if len(header) == 1 else ""
+            hint = f"; is it a board a line? air-hf solve - < FILE. {_DRAWN}" if len(header) == 1 else ""
             raise DataError(f"{name}: column {column} {problem}; the columns are {', '.join(header) or 'none'}{hint}")
 
 
