@@ -5,7 +5,11 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that ends with status 2 and one line; `--help` shows the usage."""
+    """A parser that ends with status 2 and one line; `--help` shows the usage. Options are written out: a part of a
+    name may be that of another option, or of one to come."""
+
+    def __init__(self, *args, allow_abbrev: bool = False, **kwargs):
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """A word as its option reads it: none holds a NUL, and an empty one, which as a folder would be the current

@@ -70,6 +70,7 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
     assert "exact at 2 steps, %" in table
     assert "| Lx_H | 0.0 | 1 | 0.0 |" in table
     assert "| 60.0 ± 2.0 |" in table
+    assert "| the paper, Sudoku-Extreme 9×9, % |" in table  # beside 4x4 boards
     first = tmp_path / "sweep" / "Lx_H" / "seed-0"
     before = (first / "output.txt").read_text()
     scores = tmp_path / "sweep" / "Lx_Hx" / "seed-0" / "checkpoint" / "evaluation.json"
@@ -108,6 +109,10 @@ def test_a_sweep_over_fields_of_the_recipe(tmp_path, monkeypatch, capsys):
     assert command(*words, "--one_at_a_time") == 0
     table = capsys.readouterr().out
     assert "base: optimizer=adam_atan2, ema_decay=0.99." in table
+    assert command(*words[:7], "--seeds", "0-1", "--print") == 0  # nothing varied: seeds of the recipe
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(shlex.split(line)[-3]).parts[-2:] for line in lines] == [("base", "seed-0"), ("base", "seed-1")]
+    assert "--variant" not in lines[0]
     with open(tmp_path / "sweep" / "table.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["base", "ema_decay=0.9", "optimizer=muon"]
     trained = json.loads(
@@ -191,6 +196,7 @@ def test_the_table():
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--task", "sudoku", "--extra", "--max_stps 5"], "unrecognized arguments: --max_stps 5"),
         (["--task", "sudoku", "--vary", "ema_decay=0.9,1.99"], "ema_decay is 1.99"),
+        (["--task", "sudoku", "--vary", "optimizer=muon,moun"], "error: argument --optimizer: invalid choice: 'moun'"),
     ],
 )
 def test_impossible_sweeps(words, message, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from air_hf.analysis.statistics import Estimate, estimate
 from air_hf.analysis.study import Study
 from air_hf.files import write_text
 from air_hf.puzzles import family_name
-from air_hf.runs.sweep_table import paper
+from air_hf.runs.sweep_table import paper, paper_column
 
 PAPER = json.loads((files("air_hf.analysis") / "paper.json").read_text(encoding="utf-8"))
 _NAMES = {"H": "z_H", "L": "z_L"}
@@ -75,11 +75,16 @@ def _family(study: Study) -> str:
 
 
 def _percent(found: Estimate) -> str:
-    return f"{100 * found.mean:.1f} ± {100 * found.sem:.1f}"
+    return f"{100 * found.mean:.1f}{_spread(100 * found.sem)}"
 
 
 def _count(found: Estimate) -> str:
-    return f"{found.mean:.1f} ± {found.std:.1f}"
+    return f"{found.mean:.1f}{_spread(found.std)}"
+
+
+def _spread(value: float | None, digits: int = 1) -> str:
+    """After a mean; nothing where there are too few to tell."""
+    return "" if value is None or value != value else f" ± {value:.{digits}f}"
 
 
 def accuracy_table(study: Study) -> Table:
@@ -88,10 +93,8 @@ def accuracy_table(study: Study) -> Table:
     found = study.roles.roles["H"].final("exact")
     beside = "–" if scores is None else " ± ".join(map(str, scores))
     data = found.to_dict() | {"paper": scores}
-    note = (
-        "Ours: mean and standard error over puzzles. The paper's: mean and deviation over five trainings, its own size."
-    )
-    header = ["variant", "exact, %", "the paper, %"]
+    note = "Ours: mean and standard error over puzzles. The paper's: mean and deviation over five trainings."
+    header = ["variant", "exact, %", f"{paper_column(_family(study))}, %"]
     return Table("Accuracy", note, header, [[study.facts["variant"], _percent(found), beside]], data)
 
 
@@ -117,7 +120,7 @@ def roles_table(study: Study) -> Table:
         "deviation over puzzles."
     )
     header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %"]
-    header += ["mask flips", "content changes", "cells fixed", "cells broken", "the paper"]
+    header += ["mask flips", "content changes", "cells fixed", "cells broken", paper_column(_family(study))]
     return Table("Roles", note, header, rows, data)
 
 
@@ -164,7 +167,8 @@ def freeze_table(study: Study) -> Table:
         )
         data[name] = {"content_changes": {level: found.to_dict() for level, found in changes.items()}}
         data[name] |= {"exact": exact.to_dict(), "paper": theirs}
-    header = ["intervention", "content changes per rollout", "the paper", "exact", "the paper"]
+    paper = paper_column(_family(study))
+    header = ["intervention", "content changes per rollout", paper, "exact", paper]
     held = f"segment {since} on" if since else "the start"
     note = f"Held from {held}; changes ± standard deviation over puzzles. The paper: {PAPER['freeze']['note']}."
     return Table("Freezing one state", note, header, rows, data)
@@ -185,11 +189,8 @@ def contrast_table(study: Study) -> Table:
                 if numbers["mean"] is None:
                     rows.append([name, kind, str(layer), "no such query", "", "", "", "", beside])
                     continue
-                queries, boards = (
-                    "± nan" if half is None else f"± {half:.4f}"
-                    for half in (numbers["interval"], numbers["interval_puzzles"])
-                )
-                shown = [f"{numbers['mean']:+.4f} {queries}", boards]
+                shown = [f"{numbers['mean']:+.4f}{_spread(numbers['interval'], 4)}"]
+                shown += [_spread(numbers["interval_puzzles"], 4).strip() or "–"]
                 shown += [f"{100 * numbers['positive']:.0f}", f"{numbers['level_l']:.3f}", f"{numbers['level_h']:.3f}"]
                 rows.append([name, kind, str(layer), *shown, beside])
     note = (
@@ -198,7 +199,8 @@ def contrast_table(study: Study) -> Table:
         "and over puzzles, whose queries are not independent. Adjacent: a violation of z_H's board in the first "
         f"neighbourhood. The paper: {PAPER['attention']['note']}."
     )
-    header = ["metric", "queries", "layer", "L − H (H − L)", "over puzzles", "positive, %", "L", "H", "the paper"]
+    header = ["metric", "queries", "layer", "L − H (H − L)", "over puzzles", "positive, %", "L", "H"]
+    header.append(paper_column(_family(study)))
     return Table("Attention contrasts", note, header, rows, {"segments": found.segments, "contrasts": data})
 
 

@@ -19,7 +19,7 @@ _OWN = ("seed", "output_dir", "resume_from")  # fields that a sweep sets
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    variants = "comma-separated names, or all (default: all; with --vary and --config, that of the recipe)"
+    variants = "comma-separated names, or all (default: all with --task, that of the recipe with --config)"
     parser.add_argument("--variants", help=variants)
     vary = 'values of a field of the recipe or the model, e.g. "ema_decay=0.99,0.999"; may be given again'
     parser.add_argument("--vary", metavar="FIELD=VALUE,VALUE", action="append", default=[], help=vary)
@@ -81,7 +81,7 @@ def _fields(args: argparse.Namespace) -> dict[str, list[str]]:
         ValueError: an unknown field or variant, one that is given twice, or a value that is.
     """
     fields = {}
-    if args.variants or args.task or not args.vary:
+    if args.variants or args.task:
         fields["variant"] = list(VARIANTS) if args.variants in (None, "all") else args.variants.split(",")
     known = {entry.name for entry in dataclasses.fields(RunRecipe)} | set(CONFIG_FIELDS)
     for words in args.vary:

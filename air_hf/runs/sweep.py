@@ -1,6 +1,5 @@
 """Fields of a recipe × seeds: the commands, and running what of them is not finished."""
 
-import argparse
 import itertools
 import shlex
 import signal
@@ -15,10 +14,11 @@ from urllib.parse import quote
 
 from air_hf.hub import EVALUATION, TRAINING_FACTS, read_config
 from air_hf.modeling.weights_air import read_json_object
+from air_hf.parsing import Parser
 from air_hf.runs.arguments import add_recipe_arguments, read_recipe
 from air_hf.runs.records import read_evaluations
 
-BASE = "base"  # name of the setting that has the first value of every field, where fields are varied one at a time
+BASE = "base"  # name of the recipe as it is, or, where fields are varied one at a time, with the first value of each
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def plan_runs(
         if one_at_a_time and len(changed) < 2:
             settings.append((_name(changed) or BASE, setting))
         elif not one_at_a_time:
-            settings.append((_name(setting), setting))
+            settings.append((_name(setting) or BASE, setting))
     runs = []
     for seed in seeds:
         for name, setting in settings:
@@ -106,7 +106,7 @@ def check_recipe(run: PlannedRun) -> None:
     Raises:
         ValueError: it is no recipe, or the run is of another; the message names a field.
     """
-    parser = argparse.ArgumentParser("air-hf train", allow_abbrev=False)
+    parser = Parser("air-hf train")
     add_recipe_arguments(parser)
     try:
         recipe, fields = read_recipe(parser.parse_args(list(run.words)), with_data=False)

@@ -231,7 +231,9 @@ def choose_puzzle(rows: Iterator[Row | None], source: str) -> tuple[str, Iterato
             problem = f"the last of them: {error}"
         if len(seen) >= _MOST_BAD:
             break
-    raise DataError(f"{source}: no model could be chosen by the first {len(seen):,} boards ({problem}); say --model. {_DRAWN}")
+    raise DataError(
+        f"{source}: no model could be chosen by the first {len(seen):,} boards ({problem}); say --model. {_DRAWN}"
+    )
 
 
 def read_records(path: Path) -> Iterator[dict[str, str | None]]:
