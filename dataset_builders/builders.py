@@ -295,6 +295,11 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
             raise DataError(f"{path} holds no puzzles{least}")
         available, training = len(rows), split == "train"
         if training and config.subsample_size is not None:
+            if config.subsample_size > available:
+                raise DataError(
+                    f"{path} has {available:,} puzzles; configuration {config.name} draws {config.subsample_size:,} of "
+                    "them: choose a smaller subsample_size, or configurations that have all, e.g. --configs full"
+                )
             chosen = sample_rows(available, config.subsample_size, config.seed, str(path))
             rows, rating = rows[chosen], rating[chosen]
         bounds = np.searchsorted(rows, [first - 1 for first, _ in starts[1:]])

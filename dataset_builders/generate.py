@@ -259,6 +259,7 @@ def _collect(executor, workers, job, watch, puzzle, num_train, num_test) -> dict
     """Chunks in the order of their numbers, until their puzzles fill both splits."""
     wanted, (*_, options, seed) = num_train + num_test, job
     pool: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    of_what = f"{puzzle.name} {options}" if options else puzzle.name
     barren = chunk = 0
     too_few = f"too few for {num_train} train and {num_test} test puzzles of different symmetry classes"
     with tqdm(total=wanted, unit="puzzle", desc=puzzle.name) as progress:
@@ -273,16 +274,14 @@ def _collect(executor, workers, job, watch, puzzle, num_train, num_test) -> dict
                 progress.update(min(len(pool), wanted) - progress.n)
                 if watch.is_over():
                     raise PuzzleError(
-                        f"{puzzle.name} {options}: when the time was over, {len(pool)} different puzzles had been "
+                        f"{of_what}: when the time was over, {len(pool)} different puzzles had been "
                         f"found in {watch.tries.value:,} random boards; {too_few}"
                     )
                 full = len(pool) >= wanted and len(pool) > before
                 if full and (split := _split_by_class(puzzle, pool, num_train, num_test, seed)) is not None:
                     return split
                 if barren == _MAX_BARREN_CHUNKS:
-                    raise PuzzleError(
-                        f"{puzzle.name} {options}: only {len(pool)} different puzzles turned up; {too_few}"
-                    )
+                    raise PuzzleError(f"{of_what}: only {len(pool)} different puzzles turned up; {too_few}")
 
 
 def _split_by_class(puzzle, pool, num_train, num_test, seed) -> dict | None:

@@ -361,7 +361,8 @@ class SolvingEngine:
         name = model.config.puzzle or "a model that names no puzzle"
         if config.needs_verifier and verifier is None:
             option = "early_exit" if config.early_exit == "verifier" else "select"
-            raise ValueError(f'{option} is "verifier", but there are no rules that prove an answer of {name} right.')
+            hint = "air_hf.solving.solve(model, input_ids, config) brings those of its family, if it has any"
+            raise ValueError(f'{option} is "verifier", but no rules are given that prove an answer of {name}; {hint}.')
         if config.symmetries and images is None:
             hint = "air_hf.solving.solve(model, input_ids, config) brings those of its family"
             raise ValueError(f"symmetries are asked for, but none are given for {name}; {hint}.")

@@ -472,6 +472,7 @@ def test_commands_refuse_in_one_line(saved, tmp_path, capsys, words, said):
         (lambda m, p, i: trace(m, i, keep=("symbol",)), "keep names 'symbol'; a trace can keep symbols, entropy"),
         (lambda m, p, i: trace(m, i, frozen="Z"), "no state 'Z' to freeze; a model has"),
         (lambda m, p, i: trace(m, i, frozen="L", freeze_from=4), "freeze_from is segment 4; this rollout has"),
+        (lambda m, p, i: trace(m, i, freeze_from=2), "freeze_from is segment 2, but frozen names no state"),
         (lambda m, p, i: trace(m, i, max_segments=0), "max_segments is 0"),
         (lambda m, p, i: trace(m, i[:0]), "no puzzles to trace"),
         (lambda m, p, i: trace(m, i, keep=("states",), max_memory=1e-4), "more than max_memory"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel
 
 from air_hf import AIRConfig, AIRForPuzzleSolving, variant_config
 from air_hf.variants import CONFIG_FIELDS, REFERENCE_NAMES, VARIANTS
@@ -109,3 +110,26 @@ def test_every_field_is_read():
     for name in set(CONFIG_FIELDS) - {"puzzle", "puzzle_options"}:
         reads = re.findall(rf"config\.{name}\b", model) + re.findall(rf"self\.{name}\b(?! = )", config)
         assert reads, f"{name} is never read"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"l_cycles": 0}, "l_cycles is 0; it must be at least 1"),
+        ({"l_injections": 0}, "are both 0; the model would never see the question"),
+        ({"puzzle": "sudoku-9x9"}, "puzzle 'sudoku-9x9' is no board of seq_len 16 cells"),
+    ],
+)
+def test_fields_that_a_model_is_loaded_with_are_checked(make_model, tmp_path, fields, message):
+    """transformers sets them on a configuration that is made, and checked, already."""
+    make_model(puzzle="sudoku-4x4", h_injections=0, l_injections=1).save_pretrained(tmp_path)
+    for load in (AutoModel.from_pretrained, lambda *args, **kw: AutoModel.from_config(set_fields(*args, **kw))):
+        with pytest.raises(StrictDataclassError, match=message):
+            load(tmp_path, **fields)
+
+
+def set_fields(folder, **fields):
+    config = AIRConfig.from_pretrained(folder)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config

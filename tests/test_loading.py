@@ -418,3 +418,9 @@ def test_the_digest_of_sharded_weights_is_of_the_weights(make_model, tmp_path):
     one.unlink()
     with pytest.raises(CheckpointError, match=f"{one.name} is missing, which model.safetensors.index.json lists"):
         weights_sha256(folder)
+
+
+def test_a_folder_has_no_revisions(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is a folder; revision 'v1' is of a repository on the Hub"):
+        load_model(tmp_path, revision="v1")

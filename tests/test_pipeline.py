@@ -437,7 +437,7 @@ def test_solve_goes_on_after_bad_boards(capsys, checkpoint, boards, tmp_path):
         lines.write("0\n")  # a row without a question
     status, out, _ = air_hf_solve(capsys, checkpoint, file, "--output", tmp_path / "out.csv", "--batch_size", 4)
     assert status == 1
-    assert out.startswith("5 of 11 boards solved (45.5%), 6 breaking the rules; ")
+    assert out.startswith("5 of 11 boards solved (45.5%), 6 no valid questions (the first: ")
     rows = read_rows(tmp_path / "out.csv")
     assert [bool(row["error"]) for row in rows] == [False] * 3 + [True] * 5 + [False] * 2 + [True]
     assert rows[4]["error"].startswith(BAD_BOARDS[1][1].removesuffix("'"))
@@ -466,7 +466,7 @@ def test_solve_reads_standard_input(capsys, type_boards, checkpoint, boards, tmp
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 1
     assert [row["solution"] for row in rows] == [*boards[1][:3], "", "", boards[1][3]]
-    assert "4 of 6 boards solved (66.7%), 2 breaking the rules" in err
+    assert "4 of 6 boards solved (66.7%), 2 no valid questions (the first: the board has 2 symbols, expected 16)" in err
     for _ in range(2):  # the second time, what the first wrote is passed over
         type_boards(text)
         status, out, _ = air_hf_solve(capsys, checkpoint, "-", "--output", tmp_path / "out.csv")
@@ -508,7 +508,7 @@ def test_solve_chooses_a_model_by_the_first_board_that_is_one(capsys, type_board
         with pytest.raises(SystemExit):
             cli.main([*words, str(tmp_path / "out.csv"), source])
         said = capsys.readouterr()
-        assert f"{bad} breaking the rules" in said.out, said.err
+        assert f"{bad} no valid question" in said.out, said.err
         (tmp_path / "out.csv").unlink()
         (tmp_path / "out.csv.how.json").unlink()
     type_boards(b"123\n12345\n")
@@ -527,7 +527,7 @@ def test_solve_goes_on_after_a_line_longer_than_csv_readers_take(capsys, type_bo
         status, out, err = air_hf_solve(capsys, checkpoint, "-", "--output", output)
         assert status == 1, err
         said.append(out)
-    assert "1 of 2 boards solved (50.0%), 1 breaking the rules" in said[0]
+    assert "1 of 2 boards solved (50.0%), 1 no valid question (the first: " in said[0]
     assert said[0] == said[1]
 
 
@@ -563,6 +563,22 @@ def test_solve_completes_what_was_interrupted(capsys, checkpoint, boards, tmp_pa
     )
 
 
+def test_solve_writes_results_to_standard_output(capsys, checkpoint, boards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_boards(tmp_path / "boards.csv", boards[0][:2])
+    status, out, err = air_hf_solve(capsys, checkpoint, file, "--output", "-")
+    assert [row["solution"] for row in csv.DictReader(io.StringIO(out))] == boards[1][:2]
+    assert (status, "2 of 2 boards solved" in err) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["boards.csv"]
+
+
+def test_scores_leave_out_what_is_no_question(capsys, checkpoint, boards, tmp_path):
+    file = write_boards(tmp_path / "boards.csv", [*boards[0][:2], "x" * 16], [*boards[1][:2], boards[1][2]])
+    out = air_hf_solve(capsys, checkpoint, file)[1]
+    assert "2 of 3 boards solved (66.7%), 1 no valid question (the first: sudoku-4x4: unknown symbol 'x' in row 1" in out
+    assert "exact accuracy 100.0% of 2 with an answer" in out
+
+
 def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
     file, output = write_boards(tmp_path / "boards.csv", boards[0][:5]), tmp_path / "out.csv"
     words = (file, "--output", output)
@@ -590,6 +606,7 @@ def test_solve_refuses_to_mix_results(capsys, checkpoint, boards, tmp_path):
         (["{folder}/empty.csv"], "empty.csv: column question is missing; the columns are none"),
         (["{folder}/header.csv"], "header.csv holds no boards"),
         (["{folder}/header.csv", "--output", "{folder}/header.csv"], "the file of boards itself"),
+        (["{folder}/header.csv", "--split", "train"], "--split is train, but there is no --dataset whose it could be"),
         (["-", "--output", "{folder}/out.json"], "out.json; expected a name that ends in .csv or .parquet"),
         (["." * 16, "--output", "{folder}/out.csv"], "--output is for a file of boards, or -; one board is drawn"),
         (

@@ -765,7 +765,7 @@ def test_a_grid_without_rules_is_answered_not_solved(capsys, make_model, tmp_pat
     assert (status, out.split("   ")[0]) == (0, "answered, which no rules can check")
     file = write_csv(tmp_path / "boards.csv", ["abca", "ab"], ["abca", "abca"])
     assert (
-        "2 boards answered, which no rules can check, 1 breaking the rules"
+        "2 boards answered, which no rules can check, 1 no valid question (the first: "
         in run_command(capsys, "solve", file, "--model", folder)[1]
     )
 

@@ -270,7 +270,7 @@ def test_bad_arguments(words, message, capsys):
     [
         ("learning_rte: 1\n", "unknown fields learning_rte; known fields: "),
         ("ema_decay:\n", "ema_decay has no value; leave the line out, or give the field's off value"),
-        ("- 1\n", "holds list; expected fields"),
+        ("- 1\n", "holds a list; expected fields"),
         ("a: [\n", "is not YAML"),
         ("seed: !!python/object/apply:os.getcwd []\n", "is not YAML"),
         ("seed: 2026-13-45\n", "is not YAML: month must be in 1..12"),

@@ -56,6 +56,7 @@ def load_study(
     seed: int = 0,
     device: str | None = None,
     task: str | None = None,
+    puzzle: str | None = None,
     **place,
 ) -> tuple[AIRForPuzzleSolving, PuzzleSet, dict]:
     """A checkpoint of a folder or the Hub, a sample of its puzzles, and the facts that make the numbers repeatable.
@@ -68,12 +69,13 @@ def load_study(
         count (`int`), seed (`int`): of the sample.
         device (`str`, *optional*): an accelerator if there is one.
         task (`str`, *optional*): the family that the checkpoint must solve.
+        puzzle (`str`, *optional*): boards of another size than the checkpoint's own, as [`load_model`] takes them.
         place: `revision` of the checkpoint's repository, `cache_dir` for what is downloaded, `token`.
 
     Raises:
         ValueError: no such checkpoint, one that names no puzzle or another task's, or fewer puzzles than asked for.
     """
-    model = load_model(checkpoint, **place)
+    model = load_model(checkpoint, puzzle, **place)
     config = model.config
     if config.puzzle is None:
         raise CheckpointError(

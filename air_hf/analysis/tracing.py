@@ -122,7 +122,7 @@ def trace(
     needed = len(input_ids) * _bytes_of_one(model, max_segments, _check_keep(keep)) / 2**30
     if needed > max_memory:
         raise ValueError(
-            f"the trace of {len(input_ids)} puzzles over {max_segments} segments takes {needed:.1f} GiB, more than "
+            f"the trace of {len(input_ids)} puzzles over {max_segments} segments takes {needed:.2g} GiB, more than "
             f"max_memory ({max_memory:g}); keep less than {', '.join(keep)}, or go through iterate_traces"
         )
     parts = [

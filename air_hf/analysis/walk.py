@@ -54,7 +54,8 @@ def check_frozen(frozen: str | Collection[str], freeze_from: int, max_segments: 
     """The levels to hold, as a tuple.
 
     Raises:
-        ValueError: a level that is neither "L" nor "H", or a first segment that the rollout does not have.
+        ValueError: a level that is neither "L" nor "H", a first segment that the rollout does not have, or one from
+            which no level is held.
     """
     frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen or ())
     unknown = [level for level in frozen if level not in LEVELS]
@@ -62,6 +63,8 @@ def check_frozen(frozen: str | Collection[str], freeze_from: int, max_segments: 
         raise ValueError(f'there is no state {unknown[0]!r} to freeze; a model has the states "L" and "H"')
     if not isinstance(freeze_from, int) or not 0 <= freeze_from < max_segments:
         raise ValueError(f"freeze_from is segment {freeze_from}; this rollout has segments 0 to {max_segments - 1}")
+    if freeze_from and not frozen:
+        raise ValueError(f"freeze_from is segment {freeze_from}, but frozen names no state to hold from there on")
     return frozen
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
-from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.commands.place import add_place_options, add_puzzle_option, device, place_of
 from air_hf.parsing import count, seed
 from air_hf.recipes import recipe_tasks
 
@@ -24,6 +24,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     parser.add_argument(
         "--checkpoint", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository"
     )
+    add_puzzle_option(parser)
     add_place_options(parser)
     parser.add_argument("--data", help=data)
     parser.add_argument("--dataset", help="data set on the Hub, or a folder of `air-hf data build`, instead of --data")
@@ -51,7 +52,7 @@ def run_parts(
         raise ValueError(f"--output {args.output} is a file; expected a folder, or a name that is free")
     model, puzzles, facts = load_study(
         args.checkpoint, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed, args.device, task,
-        **place_of(args),
+        args.puzzle, **place_of(args),
     )  # fmt: skip
     study = run_study(
         model, puzzles, facts, parts, args.max_segments, args.attention_segments, args.batch_size, args.seed, skip,

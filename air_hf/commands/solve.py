@@ -26,7 +26,7 @@ from air_hf.solving.options import add_options, config_of, describe
 from air_hf.solving.results import verdict
 from air_hf.solving.stream import Question, Row, choose_puzzle, read_dataset, read_file, read_lines, read_question
 
-_STDIN = "-"
+_STREAM = "-"  # standard input as a file of boards, and standard output as one of results
 _FILES = (".csv", ".parquet")
 _STOPPED = 75  # exit status: stopped and saved
 _PATIENCE = timedelta(days=7)  # of processes that are done with those that are not
@@ -39,11 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
         "--nproc_per_node N -m air_hf.cli solve ..."
     )
     source = "board as text, CSV or Parquet file with a column question, or - for standard input, a board a line"
-    results = "CSV or Parquet file of the results; rows it has are kept (default: x.solved.csv for x.csv)"
+    results = "CSV or Parquet file of the results, or -; rows it has are kept (default: x.solved.csv for x.csv)"
     parser.add_argument("boards", metavar="BOARD|FILE|-", nargs="?", help=source)
     parser.add_argument("--dataset", help="data set on the Hub, or a folder of one, to stream boards from")
     parser.add_argument("--dataset_config", help="its configuration (default: its default one)")
-    parser.add_argument("--split", default="test", help="its split (default test)")
+    parser.add_argument("--split", help="its split (default test)")
     model = "checkpoint folder, Hub repository, or a name (default: the one of this package that fits the first board)"
     parser.add_argument("--model", metavar="DIR_OR_REPO", help=model)
     add_puzzle_option(parser)
@@ -71,10 +71,13 @@ def _solve(args: argparse.Namespace) -> int:
     if args.dataset is not None:
         if args.output is None:
             raise ValueError("--dataset needs an --output")
-        rows = read_dataset(args.dataset, args.dataset_config, args.split, args.cache_dir)
-        return _solve_rows(args, rows, f"data set {args.dataset}", args.output, None)
-    if args.boards == _STDIN:
-        return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", args.output, None)
+        rows = read_dataset(args.dataset, args.dataset_config, args.split or "test", args.cache_dir)
+        return _solve_rows(args, rows, f"data set {args.dataset}", _place(args.output), None)
+    for name in ("dataset_config", "split"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} is {getattr(args, name)}, but there is no --dataset whose it could be")
+    if args.boards == _STREAM:
+        return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", _place(args.output), None)
     if os.path.isfile(args.boards):  # Path.is_file raises an error where a board is too long for a file's name
         return _solve_file(args, Path(args.boards))
     if os.path.isdir(args.boards) or os.sep in args.boards or args.boards.lower().endswith(_FILES):  # as no board does
@@ -132,11 +135,16 @@ def _solve_board(args: argparse.Namespace) -> int:
 
 
 def _solve_file(args: argparse.Namespace, path: Path) -> int:
-    output = args.output or path.with_suffix(f".solved{path.suffix}")
-    if output.resolve() == path.resolve():
+    output = _place(args.output or path.with_suffix(f".solved{path.suffix}"))
+    if output is not None and output.resolve() == path.resolve():
         raise ValueError(f"--output is {output}, the file of boards itself; choose another")
     rows, total = read_file(path)
     return _solve_rows(args, rows, str(path), output, total)
+
+
+def _place(output: Path | None) -> Path | None:
+    """The file of results; None for standard output."""
+    return None if str(output) == _STREAM else output
 
 
 def _solve_rows(
@@ -144,8 +152,8 @@ def _solve_rows(
 ) -> int:
     """Solves what `output` does not have yet and says how it went; to standard output if there is no `output`."""
     state = _processes(args)
-    if state.num_processes > 1 and args.boards == _STDIN:
-        raise ValueError("standard input is read by one process; write the boards to a file")
+    if state.num_processes > 1 and (args.boards == _STREAM or output is None):
+        raise ValueError("standard input is read, and standard output written, by one process; name files")
     if args.model is None:
         if args.puzzle is None:
             args.puzzle, rows = choose_puzzle(rows, source)

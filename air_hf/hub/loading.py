@@ -45,10 +45,12 @@ def load_model(source: str | Path, puzzle: str | None = None, **kwargs) -> AIRFo
 
     Raises:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
-            that are not those of a model of this package, numbers that are not finite, or a `puzzle` that its weights
-            do not fit.
+            that are not those of a model of this package, numbers that are not finite, a `puzzle` that its weights
+            do not fit, or a `revision` of a folder.
     """
     source = resolve_checkpoint(source)
+    if kwargs.get("revision") is not None and os.path.isdir(source):
+        raise CheckpointError(f"{source} is a folder; revision {kwargs['revision']!r} is of a repository on the Hub")
     path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
     config = _parse_config(path)
     if puzzle not in (None, config.puzzle):

@@ -19,6 +19,7 @@ OPTIONAL_COLUMNS = ("puzzle_id",)
 BLOCK_ROWS = 10_000
 _MOST_PUZZLE_IDS = 2**24  # what a model takes
 _BOM = b"\xef\xbb\xbf"
+_OTHER_FORMATS = {b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a ZIP archive"}
 
 
 class DataError(ValueError):
@@ -75,7 +76,7 @@ def read_header(path: Path) -> list[str]:
         raise DataError(f"{path} does not exist; expected a CSV file with columns {', '.join(REQUIRED_COLUMNS)}")
     with open(path, "rb") as file:
         header = _parse(path, None, [_header_line(file).removeprefix(_BOM)])
-    return header[0] if header else []
+    return [name.strip() for name in header[0]] if header else []
 
 
 def _header_line(file) -> bytes:
@@ -109,6 +110,9 @@ def _parse(path: Path, first: int | None, lines: list[bytes]) -> list[list[str]]
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
+        for start, kind in _OTHER_FORMATS.items():
+            if first is None and text.startswith(start):
+                raise DataError(f"{path} is {kind}; expected CSV") from error
         where = place(text.count(b"\n", 0, error.start))
         byte = f"{error.reason}, byte {text[error.start]:#04x}"
         raise DataError(f"{where}: not UTF-8 text ({byte}); save the file as UTF-8") from error
@@ -149,7 +153,16 @@ def check_columns(columns: Iterable[str], name: str, exactly: Iterable[str] | No
     extra = [column for column in columns if exactly and column not in (*required, *OPTIONAL_COLUMNS)]
     for problem, named in (("is missing", missing), ("is not expected", extra), ("occurs twice", twice)):
         if named:
-            raise DataError(f"{name}: column {', '.join(named)} {problem}; the columns are {', '.join(columns)}")
+            raise DataError(
+                f"{name}: column {', '.join(named)} {problem}; the columns are {', '.join(columns)}"
+                f"{separator_hint(columns)}"
+            )
+
+
+def separator_hint(columns: list[str]) -> str:
+    """What to say of column names that are one because something else than a comma stands between them."""
+    between = [sign for sign in (";", "\t", "|") if len(columns) == 1 and sign in columns[0]]
+    return f"; separate them, and the fields of every row, by commas instead of {between[0]!r}" if between else ""
 
 
 def sample_rows(total: int, count: int, seed: int, name: str) -> np.ndarray:

@@ -147,7 +147,8 @@ def _read_file(name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # a ValueError is a number or a date that is none
         raise ValueError(f"recipe {path} is not YAML: {error}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path} holds {type(recipe).__name__}; expected fields, one `name: value` a line")
+        found = "nothing" if recipe is None else f"a {type(recipe).__name__}"
+        raise ValueError(f"recipe {path} holds {found}; expected fields, one `name: value` a line")
     _check_repeated(path, node)
     options = _options()
     if unknown := sorted(set(map(str, recipe)) - options.keys()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from air_hf.evaluation import EvaluationResult
-from air_hf.files import recover_folder
+from air_hf.files import check_place, recover_folder
 from air_hf.hub import EVALUATION, CheckpointError
 from air_hf.runs.checkpoint import check_manifest
 from air_hf.runs.records import RECORDS, keep_records
@@ -112,6 +112,7 @@ class RunFolder:
             ValueError: another process trains in this folder.
             OSError: the folder cannot be made or written.
         """
+        check_place(self.output, "a folder")
         self.output.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.output / "run.lock")
         try:

@@ -33,9 +33,9 @@ class Tally:
     """What became of the boards so far.
 
     Args:
-        boards: all of them; `bad` of them break the rules of a question.
+        boards: all of them; `bad` of them are no valid questions, `problem` says why the first of these is none.
         valid: solved by the rules, `checked` of which could be.
-        compared: came with an answer, `exact` of which were solved to it.
+        compared: valid questions that came with an answer, `exact` of which were solved to it.
         calls: model calls of all boards together.
     """
 
@@ -43,6 +43,7 @@ class Tally:
     valid: int = 0
     checked: int = 0
     bad: int = 0
+    problem: str = ""
     compared: int = 0
     exact: int = 0
     calls: int = 0
@@ -51,15 +52,19 @@ class Tally:
         self.boards += 1
         self.valid += bool(result.valid)
         self.checked += result.valid is not None
-        self.bad += result.error is not None
         self.calls += result.calls
-        if row.answer is not None:
+        if result.error is not None:
+            self.bad += 1
+            self.problem = self.problem or result.error
+        elif row.answer is not None:
             self.compared += 1
             self.exact += row.answer.replace("\r", "").replace("\n", "") == result.solution
 
     def merge(self, other: "Tally") -> None:
+        problem = self.problem or other.problem
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.problem = problem
 
     @property
     def complete(self) -> bool:
@@ -73,7 +78,7 @@ class Tally:
         else:
             text = f"{self.boards:,} boards {verdict(rules)}"
         if self.bad:
-            text += f", {self.bad:,} breaking the rules"
+            text += f", {self.bad:,} no valid question{'s' * (self.bad > 1)} (the first: {self.problem})"
         if self.compared:
             text += f"; exact accuracy {self.exact / self.compared:.1%} of {self.compared:,} with an answer"
         return f"{text}; {self.calls / self.boards:.1f} model calls a board"

@@ -19,7 +19,7 @@ from air_hf.data import reading_dataset
 from air_hf.modeling.solving_air import Answer, SolvingEngine
 from air_hf.modeling.solving_air import Puzzle as Question
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle
-from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header
+from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header, separator_hint
 
 _DRAWN = 'A board drawn on several lines is one argument: air-hf solve "$(cat FILE)"'
 _MOST_BAD = 1000  # boards in a row that are none, and wait for those before them
@@ -252,7 +252,8 @@ def check_header(header: list[str], name: str | Path) -> None:
     for column, required in (("question", True), ("answer", False)):
         if header.count(column) > 1 or (required and column not in header):
             problem = "occurs twice" if column in header else "is missing"
-            hint = f"; is it a board a line? air-hf solve - < FILE. {_DRAWN}" if len(header) == 1 else ""
+            lines = f"; is it a board a line? air-hf solve - < FILE. {_DRAWN}" if len(header) == 1 else ""
+            hint = separator_hint(header) or lines
             raise DataError(f"{name}: column {column} {problem}; the columns are {', '.join(header) or 'none'}{hint}")
 
 
