@@ -466,7 +466,10 @@ def test_solve_reads_standard_input(capsys, type_boards, checkpoint, boards, tmp
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 1
     assert [row["solution"] for row in rows] == [*boards[1][:3], "", "", boards[1][3]]
-    assert "4 of 6 boards solved (66.7%), 2 no valid questions (the first: the board has 2 symbols, expected 16)" in err
+    assert (
+        "4 of 6 boards solved (66.7%), 2 no valid questions (the first: sudoku-4x4: the board has 2 symbols, expected 16)"
+        in err
+    )
     for _ in range(2):  # the second time, what the first wrote is passed over
         type_boards(text)
         status, out, _ = air_hf_solve(capsys, checkpoint, "-", "--output", tmp_path / "out.csv")
@@ -575,7 +578,7 @@ def test_solve_writes_results_to_standard_output(capsys, checkpoint, boards, tmp
 def test_scores_leave_out_what_is_no_question(capsys, checkpoint, boards, tmp_path):
     file = write_boards(tmp_path / "boards.csv", [*boards[0][:2], "x" * 16], [*boards[1][:2], boards[1][2]])
     out = air_hf_solve(capsys, checkpoint, file)[1]
-    assert "2 of 3 boards solved (66.7%), 1 no valid question (the first: sudoku-4x4: unknown symbol 'x' in row 1" in out
+    assert "2 of 3 boards solved (66.7%), 1 no valid question (the first: sudoku-4x4: unknown symbol 'x' in" in out
     assert "exact accuracy 100.0% of 2 with an answer" in out
 
 
