@@ -71,7 +71,8 @@ def test_a_folder_that_cannot_be_made(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = train(data, tmp_path / "file" / "run", "--max_steps", "4")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("train.py: error: [Errno 20] Not a directory")
+    why = f"{tmp_path}/file/run cannot be written: {tmp_path}/file is a file, not a folder"
+    assert done.stderr.splitlines()[-1] == f"train.py: error: {why}"
 
 
 def test_data_that_vanished(data, two_steps, tmp_path):
