@@ -554,3 +554,22 @@ def test_states_are_held_for_as_many_puzzles_as_memory_allows(make_model, puzzle
     with mock.patch.object(study_module, "_GEOMETRY_GIB", 2.5 / one):
         study = run_study(model, puzzles, {"puzzle": "sudoku-4x4"}, ["geometry"])
     assert len(study.geometry.settled) == 2
+
+
+def test_analyze_boards_of_another_size(tmp_path, capsys):
+    """Of weights that fit any; a single one has no spread, and no option goes by a part of its name."""
+    puzzle = get_puzzle("maze-5x5")
+    boards = [
+        [puzzle.format(board) for board in part] for part in make_generator(puzzle).draw(2, np.random.default_rng(0))
+    ]
+    (tmp_path / "test.csv").write_text(
+        "question,answer\n" + "".join(f"{q},{a}\n" for q, a in zip(*boards, strict=True))
+    )
+    words = ("--checkpoint", "maze-10x10", "--data", tmp_path, "--parts", "freeze", "--no_figures",
+             "--output", tmp_path / "out", "--max_segments", 2, "--puzzles", 1)  # fmt: skip
+    assert exit_status("analyze", *words, "--puzzle", "maze-5x5") == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "| none | z_L " in out
+    assert "nan" not in out
+    assert exit_status("analyze", *words, "--puzz", "maze-5x5") == 2
+    assert "unrecognized arguments: --puzz maze-5x5" in capsys.readouterr().err
