@@ -101,6 +101,7 @@ def test_byte_order_mark_and_crlf(tmp_path):
         ("question;answer\n1;2\n", r"question, answer is missing; the columns are question;answer; .* instead of ';'"),
         (b"PAR1\x15\x04\xff", "is a Parquet file; expected CSV"),
         (b"\x1f\x8b\x08\x00", "is compressed by gzip; expected CSV"),
+        (b"PK\x03\x04\x14\x00\xff", "is a ZIP archive; expected CSV"),
         ((HEADER + GOOD).encode("utf-16"), "not UTF-8 text .* save the file as UTF-8"),
         (HEADER + 'x,"1..', r"row 1: not CSV"),
         (HEADER + "x,1234567890,1234567890,0\n", "10 symbols on 1 lines is neither square .3x3 has 9. nor"),

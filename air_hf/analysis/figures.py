@@ -52,7 +52,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 _KINDS = ("png", "svg")
-_SOME_STUDIES = {"freeze", "attention", "attention-example", "probe", "trajectories"}  # figures that others lack
+_OPTIONAL = {"freeze", "attention", "attention-example", "probe", "trajectories"}  # figures of some studies only
 _BOARDS_IN_GRID = 8
 _SHADE = 0.75  # opacity of attention over a board
 _GIF_SECONDS = 0.5  # of a frame
@@ -120,7 +120,7 @@ def draw_study(
             figure = draw()
             written += [save(figure, folder / f"{name}.{kind}") for kind in _KINDS]
         written.append(animate_states(puzzles.puzzle, question, answer, one, folder / "states.gif"))
-    for name in _SOME_STUDIES - drawings.keys():
+    for name in _OPTIONAL - drawings.keys():
         for kind in _KINDS:
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return written

@@ -72,12 +72,12 @@ def _solve(args: argparse.Namespace) -> int:
         if args.output is None:
             raise ValueError("--dataset needs an --output")
         rows = read_dataset(args.dataset, args.dataset_config, args.split or "test", args.cache_dir)
-        return _solve_rows(args, rows, f"data set {args.dataset}", _place(args.output), None)
+        return _solve_rows(args, rows, f"data set {args.dataset}", _results_file(args.output), None)
     for name in ("dataset_config", "split"):
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is {getattr(args, name)}, but there is no --dataset whose it could be")
     if args.boards == _STREAM:
-        return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", _place(args.output), None)
+        return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", _results_file(args.output), None)
     if os.path.isfile(args.boards):  # Path.is_file raises an error where a board is too long for a file's name
         return _solve_file(args, Path(args.boards))
     if os.path.isdir(args.boards) or os.sep in args.boards or args.boards.lower().endswith(_FILES):  # as no board does
@@ -135,14 +135,14 @@ def _solve_board(args: argparse.Namespace) -> int:
 
 
 def _solve_file(args: argparse.Namespace, path: Path) -> int:
-    output = _place(args.output or path.with_suffix(f".solved{path.suffix}"))
+    output = _results_file(args.output or path.with_suffix(f".solved{path.suffix}"))
     if output is not None and output.resolve() == path.resolve():
         raise ValueError(f"--output is {output}, the file of boards itself; choose another")
     rows, total = read_file(path)
     return _solve_rows(args, rows, str(path), output, total)
 
 
-def _place(output: Path | None) -> Path | None:
+def _results_file(output: Path | None) -> Path | None:
     """The file of results; None for standard output."""
     return None if str(output) == _STREAM else output
 
