@@ -306,6 +306,30 @@ def test_abandoned_within_a_second(connected, checkpoint):
     assert f"then: air-hf publish {checkpoint} puzzles/mine --license=apache-2.0" in reports[2]
 
 
+def test_a_wrong_token_is_told_at_the_start(connected, monkeypatch):
+    """Not by the first push, for which a run may train for hours."""
+    reports: list[str] = []
+    background(reports).check()
+    while not connected.count("whoami"):
+        time.sleep(0.05)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    background(reports).check()
+    while not reports:
+        time.sleep(0.05)
+    assert len(reports) == 1  # none of the right token
+    assert "as things are, nothing can be published; training goes on: puzzles/mine: the Hub does not say" in reports[0]
+    assert reports[0].endswith("the Hub does not know the token: see `hf auth login`")
+    connected.inject(Fault("stall", match="whoami"))
+    asked = connected.count("whoami")
+    given_up = background(reports)
+    given_up.check()
+    while connected.count("whoami") == asked:
+        time.sleep(0.05)
+    given_up.abandon()  # what was given up is no news
+    time.sleep(0.3)
+    assert len(reports) == 1
+
+
 def test_the_command_that_repeats_a_lost_push_is_complete(connected, checkpoint, tmp_path, monkeypatch):
     """Read back by the command's own parser it means what the run was told, in whatever folder it is typed."""
     place = tmp_path / "my run's $checkpoint"

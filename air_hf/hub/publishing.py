@@ -18,7 +18,7 @@ from air_hf.files import write_text
 from air_hf.hub.loading import EVALUATION, TRAINING_FACTS, load_model, load_tokenizer, read_config, read_facts
 from air_hf.hub.model_card import write_model_card
 from air_hf.hub.records import published_record, read_records
-from air_hf.hub.transfer import TIMEOUT, push_folder, resolve_repository
+from air_hf.hub.transfer import TIMEOUT, PublishError, find_owner, push_folder, resolve_repository
 from air_hf.modeling import AIRConfig, CheckpointError
 from air_hf.modeling.solving_air import SOLVE_CONFIG
 from air_hf.puzzles import puzzle_of
@@ -152,6 +152,18 @@ class BackgroundPublisher:
         self._options = {"private": private, "revision": revision, "timeout": timeout, "card": card or CardOptions()}
         self._thread: threading.Thread | None = None
         self._under_way = 0  # step of the push that is
+
+    def check(self) -> None:
+        """Reports from another thread a token that the Hub refuses, or a Hub that does not answer: the first push,
+        which would tell, may be hours away."""
+        threading.Thread(target=self._check, daemon=True).start()
+
+    def _check(self) -> None:
+        try:
+            find_owner(self.repository, timeout=self._options["timeout"], stopped=self._abandoned.is_set)
+        except PublishError as error:
+            if not self._abandoned.is_set():
+                self.report(f"as things are, nothing can be published; training goes on: {error}")
 
     def push(self, checkpoint: str | Path, step: int) -> None:
         """Copies the checkpoint of a step and pushes the copy in the background, unless an earlier push still runs."""

@@ -105,9 +105,18 @@ def resolve_repository(
         raise PublishError(
             f"{name!r} is no name of a repository; expected ORG/NAME: {describe_error(error)}"
         ) from error
-    if "/" in name:
-        return name
-    return call("resolve", {"repository": name, "token": token}, timeout, stopped)["repository"]
+    return name if "/" in name else f"{find_owner(name, token, timeout, stopped)}/{name}"
+
+
+def find_owner(
+    repository: str, token: str | None = None, timeout: float = TIMEOUT, stopped: Callable[[], bool] = lambda: False
+) -> str:
+    """The account of the token; `repository` is what a message is about.
+
+    Raises:
+        PublishError: the Hub does not know the token, or does not answer.
+    """
+    return call("owner", {"repository": repository, "token": token}, timeout, stopped)["owner"]
 
 
 def fetch_folder(
@@ -183,11 +192,11 @@ def call(name: str, arguments: dict, timeout: float, stopped: Callable[[], bool]
         late = time.monotonic() >= end
         reason = f"no end after {timeout:g} seconds" if late else f"its process ended with status {status}"
         outcome = {"error": reason, "may_pass": True}
-    return checked(outcome, arguments["repository"])
+    return checked(outcome, name, arguments["repository"])
 
 
-def checked(outcome: dict, repository: str) -> dict:
-    """An outcome of [`carry_out`].
+def checked(outcome: dict, name: str, repository: str) -> dict:
+    """An outcome of one of `_CALLS` by [`carry_out`].
 
     Raises:
         PublishError: it failed.
@@ -197,10 +206,8 @@ def checked(outcome: dict, repository: str) -> dict:
     advice = _ADVICE.get(outcome.get("status"))
     if advice is None and outcome.get("may_pass"):
         advice = "another try sends only what is missing"
-    raise PublishError(
-        f"{repository}: the push failed ({outcome['error']}); the repository holds what it held before, "
-        f"or all of the push{f'; {advice}' if advice else ''}"
-    )
+    failure = f"{repository}: {_FAILURES[name].format(outcome['error'])}"
+    raise PublishError(f"{failure}; {advice}" if advice else failure)
 
 
 def _push(
@@ -235,8 +242,8 @@ def _push(
             return {"commit": commit.oid}
 
 
-def _resolve(repository: str, token: str | None) -> dict:
-    return {"repository": f"{HfApi(token=token).whoami()['name']}/{repository}"}
+def _owner(repository: str, token: str | None) -> dict:
+    return {"owner": HfApi(token=token).whoami()["name"]}
 
 
 def _collect(repository: str, items: list[str], private: bool, token: str | None) -> dict:
@@ -248,7 +255,12 @@ def _collect(repository: str, items: list[str], private: bool, token: str | None
     return {"url": collection.url}
 
 
-_CALLS = {"push": _push, "resolve": _resolve, "collect": _collect}
+_CALLS = {"push": _push, "owner": _owner, "collect": _collect}
+_FAILURES = {
+    "push": "the push failed ({}); the repository holds what it held before, or all of the push",
+    "owner": "the Hub does not say whose token this is ({})",
+    "collect": "the collection is not made, or not all of it ({})",
+}
 
 
 def _may_pass(error: Exception) -> bool:

@@ -167,6 +167,7 @@ class Run:
                 recipe.push_to_hub, recipe.hub_private_repo, self.bar.write, revision=recipe.hub_revision,
                 timeout=60 * recipe.push_timeout, card=recipe.card_options,
             )  # fmt: skip
+            self.publisher.check()
         return self.bar
 
     def _lacks_evaluation(self) -> bool:
