@@ -109,13 +109,16 @@ def main() -> None:
     if args.depth < model.config.max_segments:
         parser.error(f"--depth is {args.depth}; the model was trained with {model.config.max_segments} segments")
     path = args.output / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {
-        "model": Path(args.model).name, "parameters": sum(p.numel() for p in model.parameters()),
-        "puzzle": model.config.puzzle, "sets": {},
-    }  # fmt: skip
+    about = {"model": Path(args.model).name, "parameters": model.num_parameters(), "puzzle": model.config.puzzle}
+    options = {name: getattr(args, name) for name in ("seed", "noise", "rollouts", "segments", "depth", "budget")}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else about | {"sets": {}}
+    if others := {name: results[name] for name in about if results[name] != about[name]}:
+        parser.error(f"{path} is of {others}, this is of {about}; choose another --output")
     for named in args.data:
         name, _, source = named.partition("=")
-        if name in results["sets"]:
+        if known := results["sets"].get(name):
+            if known["options"] != options:
+                parser.error(f"{path} has {name!r} with {known['options']}, not {options}; choose another --output")
             continue
         puzzles = load_puzzles(source, puzzle_of(model.config))
         puzzles = puzzles.sample(min(args.limit, len(puzzles)), args.seed)
@@ -124,7 +127,6 @@ def main() -> None:
             model, puzzles, args.noise, args.rollouts, args.segments, args.depth, args.budget, args.batch_size,
             tell=lambda line: print(line, flush=True),
         )  # fmt: skip
-        options = {name: getattr(args, name) for name in ("seed", "noise", "rollouts", "segments", "depth", "budget")}
         results["sets"][name] = {"puzzles": len(puzzles), "options": options} | study.run(name in args.sweep)
         write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         write_text(args.output / "table.md", table(results))

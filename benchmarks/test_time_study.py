@@ -15,7 +15,7 @@ import torch
 from air_hf.data import PuzzleSet
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.solving_air import SolveConfig
-from air_hf.solving.calibration import Segments, calibrate
+from air_hf.solving.calibration import Segments, calibrate, first_above
 from air_hf.solving.report import is_exact, report
 from air_hf.solving.rules import find_images, find_verifier, solve
 
@@ -106,7 +106,7 @@ class Study:
         for depth in _powers(4, self.depth):
             self._add(f"plain, {depth} segments", exact[depth - 1], np.full(len(self.puzzles), depth))
             if depth >= own:
-                stop, wished = _first(scores[:depth], SAFE)
+                stop, wished = first_above(scores[:depth], SAFE)
                 right = exact[stop, np.arange(len(stop))]
                 self._add(f"q_halt > {SAFE:g}, at most {depth}", right, stop + 1, accepted=float(wished.mean()))
         chosen = calibrate(Segments(exact[:own], scores[:own]))
@@ -146,12 +146,6 @@ def _powers(first: int, last: int) -> Iterator[int]:
         yield first
         first *= 2
     yield last
-
-
-def _first(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The segment (N,) of the first score (segments, N) above a threshold, else the last; and whether there is one."""
-    wishes = scores > threshold
-    return np.where(wishes.any(0), wishes.argmax(0), len(scores) - 1), wishes.any(0)
 
 
 def _most_frequent(boards: np.ndarray, scores: np.ndarray) -> int:

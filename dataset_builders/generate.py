@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 from tqdm import tqdm
 
+from air_hf.cores import usable_cores
 from air_hf.files import atomic_file
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle
 from air_hf.puzzles.reading import DataError
@@ -189,7 +190,7 @@ def generate_split(
         PuzzleError: an impossible request, or fewer different puzzles of the kind than asked for, or than were found in
             time.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     workers = cores if workers is None else workers
     for name, value, least in (
         ("train", num_train, 1),

@@ -38,7 +38,7 @@ _MOST_NOISE = 1000  # the states' numbers are of the order of 1; far larger ones
 _LEAST = {"max_segments": 1, "patience": 1, "rollouts": 1, "rollouts_at_once": 1, "budget": 1}
 _DEEPER = 2  # times the model's own segments, where a budget allows it: depth pays before rollouts do
 _OVER = object()  # what a source that has ended gives
-_MOST = 2**16  # of each; more is a mistake that would look like a hang
+MOST = 2**16  # of each; more is a mistake that would look like a hang
 
 Verifier = Callable[[torch.LongTensor, torch.LongTensor], Iterable[bool]]
 Images = Callable[[torch.LongTensor, int], tuple[torch.LongTensor, Callable[[torch.LongTensor], torch.LongTensor]]]
@@ -116,8 +116,8 @@ class SolveConfig:
             if not _is_whole(value):
                 raise ValueError(f"{name} is {value!r}; expected a whole number.")
             object.__setattr__(self, name, int(value))  # one of NumPy's would not become JSON
-            if not least <= value <= _MOST:
-                raise ValueError(f"{name} is {value}; it must be at least {least} and at most {_MOST}.")
+            if not least <= value <= MOST:
+                raise ValueError(f"{name} is {value}; it must be at least {least} and at most {MOST}.")
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed!r}; expected a whole number from 0 to 2**63 - 1.")
         object.__setattr__(self, "seed", int(self.seed))
@@ -153,7 +153,7 @@ class SolveConfig:
         if budget is None:
             raise ValueError("budget is None; the adaptive mode needs one, a whole number.")
         first = {"early_exit": "q_halt", "q_halt_threshold": 4.0, "noise": 0.3}
-        always = {"rollouts": max(1, min(budget, _MOST)) if _is_whole(budget) else 1, "plain_first": True}
+        always = {"rollouts": max(1, min(budget, MOST)) if _is_whole(budget) else 1, "plain_first": True}
         return cls(**(first | always | {"rollouts_at_once": 1, "budget": budget} | options))
 
     @property
@@ -211,7 +211,7 @@ class AIRSolution(ModelOutput):
     verified: bool | None = None
 
 
-class Puzzle(NamedTuple):
+class Question(NamedTuple):
     """One question of a stream: symbol ids (S,) on the CPU and the row of the prefix table."""
 
     question: torch.LongTensor
@@ -254,7 +254,7 @@ class Rollout:
         return answer if self.restore is None else self.restore(answer)
 
 
-def _seed(seed: int, puzzle: Puzzle, rollout: int) -> int:
+def _seed(seed: int, puzzle: Question, rollout: int) -> int:
     """A number of 63 bits from what a rollout is; nothing of its batch enters."""
     text = f"{seed} {puzzle.puzzle_id} {rollout} {puzzle.question.tolist()}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -263,7 +263,7 @@ def _seed(seed: int, puzzle: Puzzle, rollout: int) -> int:
 class _Task:
     """A puzzle on its way: plans its waves and chooses its answer."""
 
-    def __init__(self, index: int, puzzle: Puzzle, config: SolveConfig, max_segments: int):
+    def __init__(self, index: int, puzzle: Question, config: SolveConfig, max_segments: int):
         self.index, self.puzzle, self.config, self.max_segments = index, puzzle, config, max_segments
         self.rollouts: list[Rollout] = []
         self.running: list[Rollout] = []
@@ -376,7 +376,7 @@ class SolvingEngine:
         self._answers: torch.LongTensor | None = None  # (n, S) after the last segment; -1 in new slots
 
     @torch.no_grad()
-    def run(self, puzzles: Iterable[Puzzle | None]) -> Iterator[Answer]:
+    def run(self, puzzles: Iterable[Question | None]) -> Iterator[Answer]:
         """Answers as they are found, not in the puzzles' order; reads ahead no further than there are slots.
 
         A source that has no puzzle yet and may have one later gives None: what is in the slots goes on meanwhile.
@@ -570,7 +570,7 @@ def solve_puzzles(
         model.model.check_puzzle_ids(puzzle_ids, len(questions), wait_for_device=True)
     ids = [0] * len(questions) if puzzle_ids is None else puzzle_ids.tolist()
     running = SolvingEngine(model, config, max(len(questions), 1) if batch_size is None else batch_size, **engine)
-    puzzles = (Puzzle(question, puzzle_id) for question, puzzle_id in zip(questions, ids, strict=True))
+    puzzles = (Question(question, puzzle_id) for question, puzzle_id in zip(questions, ids, strict=True))
     answers = sorted(running.run(puzzles), key=lambda answer: answer.index)
     sequences = torch.stack([answer.sequence for answer in answers]) if answers else questions
     device = input_ids.device
@@ -586,5 +586,5 @@ def solve_puzzles(
 
 
 __all__ = [
-    "SOLVE_CONFIG", "AIRSolution", "Answer", "Puzzle", "Rollout", "SolveConfig", "SolvingEngine", "solve_puzzles",
+    "SOLVE_CONFIG", "AIRSolution", "Answer", "Question", "Rollout", "SolveConfig", "SolvingEngine", "solve_puzzles",
 ]  # fmt: skip

@@ -152,13 +152,13 @@ def test_a_run_is_not_overwritten(trained, data):
 
 def test_resume_ends_where_an_uninterrupted_run_does(trained, data, tmp_path):
     whole, _ = trained
-    train(data, tmp_path / "first", "--max_steps", "8", "--max_minutes", "1e-9")  # stops at its first line, step 4
+    train(data, tmp_path / "first", "--max_steps", "8", "--max_minutes", "1e-9")  # stops after its first step
     checkpoint = tmp_path / "first" / "checkpoint"
-    assert json.loads((checkpoint / "training_state" / "state.json").read_text())["step"] == 4
+    assert json.loads((checkpoint / "training_state" / "state.json").read_text())["step"] == 1
     curve = json.loads((checkpoint / "training.json").read_text())["tracker_run"]
     train(data, tmp_path / "first", "--max_steps", "8", "--resume_from", checkpoint)  # goes on in the same folder
     lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [4, 8]
+    assert [json.loads(line)["step"] for line in lines] == [1, 4, 8]
     assert json.loads((checkpoint / "training.json").read_text())["tracker_run"] == curve
     expected = load_file(whole / "checkpoint" / "training_state" / "state.safetensors")
     resumed = load_file(tmp_path / "first" / "checkpoint" / "training_state" / "state.safetensors")

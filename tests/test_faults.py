@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,22 @@ def test_going_on_elsewhere(tmp_path, changes, note):
     assert all(text.startswith(note) and text.endswith("at first by rounding") for text in notes)
 
 
+def test_going_on_from_before_a_field_existed(make_model, tmp_path):
+    """It has the default, which is what was done then."""
+    for learning_rate, message in ((1e-3, None), (5e-5, "was trained with learning_rate=0.001; this run has 5e-05")):
+        learner = make_learner(make_model(), learning_rate=learning_rate)
+        save_checkpoint(learner, tmp_path / str(learning_rate))
+        arguments = json.loads((tmp_path / str(learning_rate) / STATE).read_text())["arguments"]
+        assert arguments.pop("learning_rate") == learning_rate
+        edit_json(tmp_path / str(learning_rate) / STATE, arguments=arguments)
+        rewrite_manifest(tmp_path / str(learning_rate))
+        with nullcontext() if message is None else pytest.raises(CheckpointError, match=re.escape(message)):
+            load_checkpoint(learner, tmp_path / str(learning_rate))
+    before = {name: value for name, value in ARGUMENTS.items() if name != "accumulation_steps"}
+    (tmp_path / "training.json").write_text(json.dumps(facts(arguments=before)))
+    assert check_resumption(facts(), tmp_path) == []
+
+
 def test_going_on_with_unknown_data(make_model, tmp_path):
     save_checkpoint(make_learner(make_model()), tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="does not record what it was trained on"):
@@ -137,7 +154,7 @@ DAMAGES = [
     ({"step": True}, "step is 'True'; expected int"),
     ({"skipped": None}, "skipped is 'None'; expected int"),
     ({"arguments": []}, "arguments is '[]'; expected dict"),
-    ({"arguments": {}}, "was trained with batch_size=None; this run has 8"),
+    ({"arguments": {}}, "was trained with batch_size=64; this run has 8"),
     ({"numbers": {"x": "1"}}, "x is '1'; expected a number"),
     ({"numbers": {}}, "of some weights"),
     ({"numbers": {"x.y": 1}}, "state of the optimiser: x.y is no state of AdamAtan2, PrefixSignSGD"),

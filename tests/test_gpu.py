@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from air_hf.data import PuzzleSet, PuzzleStream
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.puzzles import get_puzzle
+from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.training import Learner, Recipe
 
 pytestmark = [
@@ -63,6 +64,19 @@ def test_bfloat16_step(make_model, compiled):
     gpu_loss, weights = train(make_model(), "cuda", "bf16", compiled)
     assert gpu_loss == pytest.approx(loss, rel=0.05)
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_counters_of_an_optimiser_that_goes_on_stay_on_the_host(make_model, tmp_path):
+    """On the device every step would wait for each of them."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    learner = Learner(make_model(), Recipe(optimizer="adamw", compile="off"), Accelerator(mixed_precision="no"))
+    boards = torch.randint(1, 6, (8, 16), generator=torch.Generator().manual_seed(0))
+    learner.train_step({"input_ids": boards, "labels": boards, "puzzle_ids": torch.zeros(8, dtype=torch.long)})
+    save_checkpoint(learner, tmp_path / "checkpoint")
+    load_checkpoint(learner, tmp_path / "checkpoint")
+    counters = {name: value for name, value in learner.optimizer.state().items() if name.endswith(".step")}
+    assert counters
+    assert {value.device.type for value in counters.values()} == {"cpu"}
 
 
 @VARIANTS

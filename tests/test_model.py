@@ -384,3 +384,20 @@ def test_tuple_output(make_model):
     assert isinstance(state, AIRState)
     assert logits.shape == (3, 16, 6)
     assert q_halt.shape == q_continue.shape == (3,)
+
+
+def test_tables_made_in_a_trace_are_not_kept(make_model):
+    """They are memory of a graph, which its next call may write over."""
+    torch._dynamo.reset()
+    model = make_model()
+    ids = torch.randint(1, 6, (2, 16), generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        traced = compiled(ids).logits
+        assert not model.model._rotary_tables
+        assert torch.equal(model(ids).logits, traced)
+    (kept,) = model.model._rotary_tables.values()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(compiled(ids).logits, traced)  # and by tables that were there before
+    assert next(iter(model.model._rotary_tables.values())) is kept

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import ROOT, TINY_RUN, make_csv, small_learner, small_stream
 
@@ -223,6 +224,17 @@ def test_told_to_stop_while_the_hub_is_silent(data, tmp_path, monkeypatch, capsy
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
 
 
+def test_trackers_are_finished_where_a_run_is_stopped(data, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(Accelerator, "end_training", lambda accelerator: ended.append(accelerator))
+    drawn = PuzzleStream.batch
+    monkeypatch.setattr(PuzzleStream, "batch", lambda *place: signal.raise_signal(signal.SIGTERM) or drawn(*place))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *command(data, tmp_path / "run", "--max_steps", "4")[1:]])
+    assert (stopped.value.code, len(ended)) == (75, 1)
+
+
 def test_told_to_stop_in_an_evaluation(data, tmp_path, monkeypatch, capsys):
     """However many puzzles are left; the run goes on with the evaluation."""
     batches = []
@@ -347,6 +359,14 @@ def test_what_is_kept(make_model, stream, tmp_path):
 def save(learner: Learner, run: RunFolder, step: int) -> None:
     save_checkpoint(learner, run.place(step))
     run.adopt(step)
+
+
+def test_what_a_killed_save_of_another_step_left_is_removed(make_model, tmp_path):
+    run = RunFolder(tmp_path, keep=2)
+    left = run.place(437).with_name(".step-00000437.part")
+    (left / "training_state").mkdir(parents=True)
+    save(make_learner(make_model()), run, 400)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000400"}
 
 
 def test_going_back_drops_what_came_after(make_model, tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from air_hf import AIRForPuzzleSolving, cli, variant_config
 from air_hf.hub import CheckpointError, load_model
-from air_hf.modeling.solving_air import SOLVE_CONFIG, Puzzle, SolvingEngine, _seed
+from air_hf.modeling.solving_air import SOLVE_CONFIG, Question, SolvingEngine, _seed
 from air_hf.puzzles import get_puzzle
 from air_hf.solving import SolveConfig, find_images, make_engine, solve
 from air_hf.solving.calibration import Segments, calibrate
@@ -285,7 +285,7 @@ def test_symmetric_images_are_mapped_back(model, ids):
     for question, rollouts, own in zip(ids, found.rollouts, plain.sequences, strict=False):
         assert torch.equal(rollouts[0].answer, own)
         for number, rollout in enumerate(rollouts[1:], start=1):
-            image, back = images(question, _seed(0, Puzzle(question), number))
+            image, back = images(question, _seed(0, Question(question), number))
             assert sorted(back(image).tolist()) == sorted(question.tolist())
             assert torch.equal(back(image), question)
             assert torch.equal(rollout.answer, back(plain_segments(model, image, 4)[-1][0]))
@@ -330,7 +330,7 @@ def test_a_source_without_a_next_board_yet_is_asked_again(model, ids):
             for _ in range(index % 3):
                 asked.append(index)
                 yield None
-            yield Puzzle(question)
+            yield Question(question)
         yield None
 
     config = SolveConfig(max_segments=3)
@@ -438,6 +438,13 @@ def test_calibration_chooses_the_lowest_threshold_that_loses_nothing():
     assert 0.0 <= lenient.trusted < 0.1
     with pytest.raises(ValueError, match=r"tolerance is 1\.5"):
         calibrate(Segments(exact, scores), tolerance=1.5)
+
+
+def test_calibration_of_scores_that_rounding_would_leave_above_every_threshold():
+    wrong = calibrate(Segments(np.array([[False]]), np.array([[7.004]])))
+    assert wrong.trusted >= 7.004  # else the one wrong answer would be trusted
+    late = calibrate(Segments(np.array([[False], [True]]), np.array([[7.004], [7.004]])))
+    assert (late.threshold >= 7.004, late.exact, late.exact_without) == (True, 1.0, 1.0)
 
 
 # --- streams and files ---------------------------------------------------------------------------------------------
@@ -725,6 +732,9 @@ def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, 
     noisy = solve(single, questions, SolveConfig(rollouts=2, noise=0.3, max_segments=3))
     assert rows["2 rollouts, σ 0.3, by q_halt"]["exact"] == (noisy.sequences == labels).all(1).double().mean().item()
     assert {"table.md", "figure.png"} <= {path.name for path in (tmp_path / "study").iterdir()}
+    for change, said in ((("--seed", "1"), "has 'few' with"), (("--model", "sudoku-4x4"), "is of {'model': ")):
+        done = subprocess.run([*command, *change], capture_output=True, text=True, timeout=300)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr  # not added to the same file
 
 
 @pytest.mark.parametrize(

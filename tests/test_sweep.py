@@ -17,9 +17,10 @@ from support.training import make_csv
 from air_hf.cli import main
 from air_hf.commands.sweep import parse_seeds
 from air_hf.recipes import get_recipe, recipe_names
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.arguments import parse_recipe
 from air_hf.runs.records import read_evaluations
-from air_hf.runs.sweep import PlannedRun
+from air_hf.runs.sweep import Execution, PlannedRun, _devices, share_cores
 from air_hf.runs.sweep_table import compare, make_rows, paper
 from air_hf.variants import VARIANTS, variant_config
 
@@ -120,6 +121,49 @@ def test_a_sweep_over_fields_of_the_recipe(tmp_path, monkeypatch, capsys):
     )
     assert (trained["arguments"]["optimizer"], trained["arguments"]["ema_decay"]) == ("muon", 0.99)
     assert [e["step"] for e in read_evaluations(tmp_path / "sweep" / "base" / "seed-0")] == [1, 2]
+
+
+def test_a_signal_while_a_run_is_started_reaches_it(tmp_path, monkeypatch):
+    said, execution = [], Execution(1, lambda line: said.append(line))
+    popen = subprocess.Popen
+
+    def start(command, **options):
+        child = popen([sys.executable, "-c", "import time; time.sleep(600)"], **options)
+        execution._stop(signal.SIGTERM, None)  # before the sweep knows of the child
+        return child
+
+    monkeypatch.setattr("air_hf.runs.sweep.subprocess.Popen", start)
+    run = PlannedRun("Lx_H", 0, tmp_path / "run", ())
+    assert execution.run([run]) == [run]
+    assert said == [f"Lx_H, seed 0: stopped with status -15, see {tmp_path / 'run' / 'output.txt'}"]
+
+
+def test_runs_at_work_together_share_the_machine(tmp_path, monkeypatch):
+    """Cores, where the recipe does not say how many; and GPUs, one each."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(12)))
+    run = PlannedRun("Lx_H", 0, tmp_path / "run", ("--seed", "0"))
+    assert share_cores(run, RunRecipe(), 3).words == ("--seed", "0", "--num_threads", "4")
+    assert share_cores(run, RunRecipe(), 1) == share_cores(run, RunRecipe(num_threads=2), 3) == run
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _devices(3) == ["0", "1", "0"]
+    assert _devices(1) == [None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert _devices(2) == ["5", "7"]
+    variables = []
+
+    class Failing:
+        def __init__(self, command, env, **options):
+            variables.append(env["CUDA_VISIBLE_DEVICES"])
+
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr("air_hf.runs.sweep.subprocess.Popen", Failing)
+    runs = [PlannedRun("Lx_H", seed, tmp_path / f"seed-{seed}", ()) for seed in range(4)]
+    Execution(2, lambda line: None).run(runs)
+    assert len(variables) == 4
+    assert set(variables) == {"5", "7"}
 
 
 def test_comparison_at_equal_cost():

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from support.training import small_learner, small_stream
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from air_hf.cores import cores_of_a_process
 from air_hf.data import PuzzleStream
 from air_hf.hub import CheckpointError, load_model, training_facts
 from air_hf.recipes import recipe_names
@@ -22,6 +24,7 @@ from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint, save_checkpoint
 from air_hf.runs.arguments import parse_recipe
 from air_hf.training import Learner, Recipe, precision_for
+from air_hf.training.backend import should_compile
 from air_hf.training.carry import draw_least_segments, has_halted, initial_carry, refill
 from air_hf.training.optimizers import PrefixSignSGD, scheduled_lr
 
@@ -351,6 +354,23 @@ def test_checkpoint_holds_the_averaged_weights(make_model, stream, tmp_path):
     assert training_facts(tmp_path / "checkpoint") == {"step": 4, "ema": 0.9}
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_parts_of_a_batch_with_a_token_kept_in_fresh_states(make_model, stream, noise):
+    """The token's gradient comes by way of fresh states, whose graph no part may take from the next."""
+    weights = []
+    for parts in (1, 2, 3):
+        model = make_model("L2x_H2x-prepend-keep", h_cycles=1, l_cycles=1)
+        learner = make_learner(model, accumulation_steps=parts, state_noise=noise, slots_out_of_step=True)
+        for step in range(3):
+            learner.train_step(stream.batch(step))
+        weights.append(learner.model.state_dict())
+    token = "model.level_token_l"
+    assert not torch.equal(weights[0][token], make_model("L2x_H2x-prepend-keep").state_dict()[token])
+    for other in weights[1:]:
+        for name, expected in weights[0].items():
+            torch.testing.assert_close(other[name], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_model_without_a_named_puzzle_is_saved_without_a_tokenizer(make_model, stream, tmp_path):
     learner = make_learner(make_model(puzzle=None))
     save_checkpoint(learner, tmp_path / "checkpoint")
@@ -364,6 +384,11 @@ def test_what_the_step_does_not_honour_is_refused(make_model):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match="has gradient_accumulation_steps 2; say accumulation_steps"):
         Learner(make_model(), recipe, accelerator)
+    AcceleratorState._reset_state()  # the compiler is chosen once per process otherwise
+    accelerator = Accelerator(cpu=True, dynamo_backend="eager")  # it would rename the weights
+    with pytest.raises(ValueError, match="has the dynamo_backend EAGER; say compile instead"):
+        Learner(make_model(), recipe, accelerator)
+    AcceleratorState._reset_state()
     accelerator = SimpleNamespace(mixed_precision="fp16", gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="mixed_precision is 'fp16'; expected 'no' or 'bf16'"):
         Learner(make_model(), recipe, accelerator)
@@ -377,6 +402,41 @@ def test_precision_is_chosen_by_the_units_of_the_cpu(monkeypatch, units, expecte
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
     assert precision_for("auto", "cpu") == expected
     assert [precision_for(given, "cpu") for given in ("no", "bf16", None)] == ["no", "bf16", None]
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "expected"),
+    [
+        ("cpu", {"g++"}, True),
+        ("cpu", {"gcc"}, False),
+        ("cuda", {"gcc", "triton"}, True),
+        ("cuda", {"clang", "triton"}, True),
+        ("cuda", {"triton"}, False),
+        ("cuda", {"gcc"}, False),
+        ("mps", {"gcc", "g++", "triton"}, False),
+    ],
+)
+def test_compiled_where_the_compiler_finds_what_it_needs(monkeypatch, device, found, expected):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("air_hf.training.backend.shutil.which", lambda name: name if name in found else None)
+    monkeypatch.setattr("air_hf.training.backend.find_spec", lambda name: name if name in found else None)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    assert should_compile("auto", torch.device(device)) is expected
+    assert [should_compile(choice, torch.device(device)) for choice in ("on", "off")] == [True, False]
+    if device == "cuda":
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (6, 1))
+        assert not should_compile("auto", torch.device(device))
+
+
+def test_threads_of_a_process(monkeypatch):
+    """Its share of the cores that it may run on, among the processes of this machine."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(12)))
+    for name in ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (cores_of_a_process(1), cores_of_a_process(3), cores_of_a_process(99)) == (12, 4, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # of 16 on eight machines
+    assert cores_of_a_process(16) == 6
 
 
 def test_options_of_a_family_of_another_package():

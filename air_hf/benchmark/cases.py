@@ -24,7 +24,7 @@ class Case(NamedTuple):
         config ([`AIRConfig`]): the model; its weights are drawn anew where there is no `model`.
         recipe ([`RunRecipe`]): batch size, optimiser, precision, attention, compilation.
         puzzles ([`PuzzleSet`]): boards to train on.
-        model ([`AIRForPuzzleSolving`], *optional*): a trained one, which decides for itself when it has solved a board.
+        model ([`AIRForPuzzleSolving`], *optional*): a trained one.
     """
 
     config: AIRConfig

@@ -24,7 +24,7 @@ def _lines(name: str, result: dict[str, Any]) -> list[str]:
         _line("solving", result["solving"]),
         f"  {'data':19}{'':30}{result['data']['puzzles_per_second']:>14,.0f}",
         f"  {'data, augmented':19}{'':30}{result['augmented_data']['puzzles_per_second']:>14,.0f}",
-        f"  a training step: {parts}",
+        f"  a training step{'' if machine['device'] == 'CPU' else ', on the host'}: {parts}",
         f"  its products alone take {training['products_alone_ms'] / ms:.0%} of it; "
         f"{compiled if training['compiled'] else 'not compiled'}; memory at most {result['peak_memory_mib']:,.0f} MiB",
         *(_beside(part, found) for part, found in result.get("beside_published", {}).items()),

@@ -33,7 +33,8 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
         published (`Path`, *optional*): a checkout of the published code, whose steps are taken in turn with these.
 
     Returns:
-        `dict`: numbers by part, for JSON; times in ms, memory in MiB. `share_of_peak` is the rate of a part's counted
+        `dict`: numbers by part, for JSON; times in ms, memory in MiB. Solving is a rollout of all segments.
+            `share_of_peak` is the rate of a part's counted
         FLOPs over that of a large square product measured in turn with it, medians of both.
 
     Raises:
@@ -51,6 +52,7 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
     ids = stream.batch(0)["input_ids"].to(clock.device)
     plain = Learner(copy.deepcopy(model), replace(recipe, compile="off"), accelerator)
     products = record_products(plain, stream)
+    solver = copy.deepcopy(plain.model).to(clock.dtype).eval()  # as `air-hf solve` has it: not compiled
     learner = Learner(model, recipe, accelerator)
     training, beside = _measure_training(learner, stream, clock, theirs)
     training["products_alone_ms"] = 1000 * time_products(products, clock.device, seconds / 100, clock.wait)
@@ -60,7 +62,7 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
         if theirs:
             beside["evaluation"] = clock.beside(segment, theirs.evaluator(stream.batch(0)))
         evaluation = clock.part(segment, config.estimate_flops(batch_size))
-        solving = _spread(timed(lambda: model.solve(ids), seconds, clock.wait))
+    solving = _spread(timed(lambda: solver.solve(ids), seconds, clock.wait))
     return {
         "machine": clock.machine(),
         "model": {"puzzle": config.puzzle, "hidden_size": config.hidden_size, "cells": config.seq_len,
@@ -71,7 +73,7 @@ def measure(case: Case, seconds: float, published: Path | None = None) -> dict[s
         "solving": {"ms": solving, "puzzles_per_second": 1000 * batch_size / solving["median"]},
         "data": {"puzzles_per_second": _rate(plain_stream, seconds / 5)},
         "augmented_data": {"puzzles_per_second": _rate(stream, seconds / 5)},
-        "peak_memory_mib": _peak_memory(clock.device),
+        "peak_memory_mib": training.pop("peak_memory_mib"),
     } | ({"beside_published": beside} if theirs else {})  # fmt: skip
 
 
@@ -109,12 +111,15 @@ def _measure_training(
     learner: Learner, stream: PuzzleStream, clock: _Clock, theirs: PublishedCode | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Times the first step and the next ones, and these in turn with the published code's where it is given."""
+    if clock.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(clock.device)
     training = _first_step(learner, stream, clock.wait)
+    training["peak_memory_mib"] = _peak_memory(clock.device)
     step = lambda: learner.train_step(stream.batch(learner.step))  # noqa: E731
     training |= clock.part(step, learner.model.config.estimate_flops(clock.batch_size, with_gradient=True))
     training["compilations"] = counters["stats"]["unique_graphs"]
     training["compile_seconds"] = training["first_step_seconds"] - training["ms"]["median"] / 1000
-    training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step))
+    training["where_ms"] = time_by_group(learner, lambda: stream.batch(learner.step), clock.wait)
     if theirs is None:
         return training, {}
     return training, {"training": clock.beside(step, lambda: theirs.train_step(stream.batch(learner.step)))}
@@ -144,7 +149,7 @@ def _rate(stream: PuzzleStream, seconds: float) -> float:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """MiB, of the device, or of this process since it began."""
+    """MiB: of the device since its count began anew, which holds other models of this case, too; or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

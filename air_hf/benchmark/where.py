@@ -21,8 +21,10 @@ _OPERATIONS = {
 _BLOCKS = {"loss": ("loss",), "data": ("data",), "optimiser": ("Optimizer.",)}
 
 
-def time_by_group(learner: Learner, next_batch: Callable[[], dict]) -> dict[str, float]:
-    """Milliseconds of a training step by group, and of the whole "step"; means of ten steps.
+def time_by_group(
+    learner: Learner, next_batch: Callable[[], dict], wait: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Milliseconds of the host in a training step by group, and of the whole "step"; means of ten steps.
 
     "elementwise" is what compiled graphs do besides products, and every operation without a group of its own; "loss"
     the forward pass of the loss; "optimiser" includes the EMA; "other" is the time in no operation: Python, and other
@@ -42,6 +44,7 @@ def time_by_group(learner: Learner, next_batch: Callable[[], dict]) -> dict[str,
                 with record_function("data"):
                     batch = next_batch()
                 learner.train_step(batch)
+            wait()
             step = 1000 * (time.perf_counter() - start) / _STEPS
     finally:
         del model.compute_loss  # the class's own is there again

@@ -11,7 +11,7 @@ from pathlib import Path
 from air_hf.puzzles import family_name
 from air_hf.recipes import recipe_tasks
 from air_hf.run_recipe import RunRecipe
-from air_hf.runs.sweep import Execution, check_recipe, plan_runs, shell_line
+from air_hf.runs.sweep import Execution, check_recipe, plan_runs, share_cores, shell_line
 from air_hf.runs.sweep_table import compare, write_evaluations, write_tables
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
@@ -51,8 +51,7 @@ def _sweep(args: argparse.Namespace) -> int:
         return 0
     if find_spec("matplotlib") is None:
         raise ValueError("matplotlib is not installed, which draws the table; pip install air-hf[demo]")
-    for run in runs:
-        check_recipe(run)
+    runs = [share_cores(run, check_recipe(run), args.jobs) for run in runs]
     if not args.table_only:
         Execution(args.jobs, print).run(runs)
     finished = {run: scores for run in runs if (scores := run.scores) is not None}

@@ -9,6 +9,7 @@ Nothing is pickled. A checkpoint is written beside its place and renamed, so an 
 """
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def save_checkpoint(
     tensors, state = _training_state(learner)
     if not learner.accelerator.is_main_process:
         return
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_folder(folder) as unfinished:
             _write(learner, unfinished, tensors, state, evaluation, facts or {})
@@ -94,7 +96,7 @@ def _training_state(learner: Learner) -> tuple[dict[str, torch.Tensor], dict[str
             numbers[name] = value
     state = {"format": _FORMAT, "step": learner.step, "skipped": learner.skipped, "numbers": numbers}
     state |= {"tensors": sorted(tensors), "arguments": vars(learner.recipe)}
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, state
+    return tensors, state
 
 
 def _slots(carry: Carry) -> dict[str, torch.Tensor]:
@@ -129,7 +131,9 @@ def load_checkpoint(learner: Learner, folder: str | Path) -> None:
         group, _, rest = name.partition(".")
         if group not in groups:
             raise CheckpointError(f"{folder / TENSORS} holds {name}, which is no part of a run")
-        groups[group][rest] = tensor.to(learner.accelerator.device)
+        # Counters stay on the host, where the optimisers keep them: on a device every step would wait for each.
+        is_counter = group == "optimizer" and not tensor.ndim
+        groups[group][rest] = tensor if is_counter else tensor.to(learner.accelerator.device)
     weights = learner.model.state_dict()
     _check_tensors(folder, "weights", groups["weights"], weights)
     _check_tensors(folder, "ema", groups["ema"], {} if learner.ema is None else learner.ema.averages)
@@ -168,10 +172,12 @@ def _read_state(folder: Path) -> dict[str, Any]:
 def _check_recipe(learner: Learner, folder: Path, state: dict[str, Any]) -> None:
     theirs, config = read_config(folder), learner.model.config
     saved = state["arguments"] | {name: getattr(theirs, name) for name in CONFIG_FIELDS}
+    # A run from before a field existed was what its default means.
+    saved = {entry.name: entry.default for entry in dataclasses.fields(learner.recipe)} | saved
     ours = learner.recipe.settled | {name: getattr(config, name) for name in CONFIG_FIELDS}
     for name, value in ours.items():
-        if saved.get(name) != value:
-            raise CheckpointError(f"{folder} was trained with {name}={saved.get(name)!r}; this run has {value!r}")
+        if saved[name] != value:
+            raise CheckpointError(f"{folder} was trained with {name}={saved[name]!r}; this run has {value!r}")
     if state["step"] > learner.recipe.max_steps:
         raise CheckpointError(f"{folder} has run {state['step']} steps; max_steps is {learner.recipe.max_steps}")
 

@@ -89,7 +89,8 @@ def check_resumption(facts: dict, checkpoint: str | Path) -> list[str]:
     arguments = facts["arguments"]
     pairs = {name: (before[name], facts[name]) for name in ("processes", "hardware")}
     rounding = RunRecipe().marked("rounds").keys() & arguments.keys()
-    pairs |= {name: (before["arguments"].get(name), arguments[name]) for name in sorted(rounding)}
+    unsaid = vars(RunRecipe())  # of a run from before a field existed
+    pairs |= {name: (before["arguments"].get(name, unsaid[name]), arguments[name]) for name in sorted(rounding)}
     pairs |= {name: (before["versions"].get(name), now) for name, now in facts["versions"].items()}
     notes = [
         f"{name}: {old} before, {new} now; from here on this run differs from one without an interruption, at first by "

@@ -99,7 +99,7 @@ class RunFolder:
         for folder in saved:
             if folder not in kept:
                 shutil.rmtree(folder)
-        for unfinished in (*self._checkpoints.glob(".step-*"), *self._checkpoints.glob("*.part")):  # of a killed save
+        for unfinished in self._checkpoints.glob(".step-*"):  # of a killed save, of whatever step
             shutil.rmtree(unfinished)
 
     def open(self, step: int) -> None:

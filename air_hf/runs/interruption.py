@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-from accelerate import Accelerator
-
 EXIT_STATUS = 75  # "temporary failure, try again" of sysexits.h
 _IMPATIENCE = 5.0  # seconds after which another Ctrl-C is a person's, and not the same one forwarded by a launcher
 
@@ -60,10 +57,3 @@ class Interruption:
             yield
         finally:
             self._call = None
-
-    def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was told to stop; every process must ask, and all get the same answer."""
-        if accelerator.num_processes == 1:
-            return self.signal is not None
-        told = torch.tensor(float(self.signal is not None), device=accelerator.device)
-        return bool(accelerator.reduce(told, reduction="sum") > 0)

@@ -36,6 +36,14 @@ def check_same_step(accelerator: Accelerator, step: int) -> None:
         )
 
 
+def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Whether each flag is set on any process; every process must ask, and all get the same answer."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    told = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return (accelerator.reduce(told, reduction="sum") > 0).tolist()
+
+
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error is that of a collective whose other processes are gone or silent.
 
@@ -70,6 +78,7 @@ def process_handlers(config: AIRConfig, timeout: float = 30.0) -> list[KwargsHan
         config ([`AIRConfig`]): the model's.
         timeout (`float`): minutes to wait for a process that no longer answers; then the others end with an error, too.
     """
-    # A token kept in the states gets a gradient only where a segment's first update does.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=config.level_token == "prepend_keep")
+    # A token kept in the states gets a gradient only where a segment's first update does. Buffers are constants.
+    keeps_token = config.level_token == "prepend_keep"
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=keeps_token, broadcast_buffers=False)
     return [ddp, InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))]

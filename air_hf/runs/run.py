@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -16,10 +15,10 @@ from air_hf.runs.data import Source, make_stream
 from air_hf.runs.facts import check_resumption, read_progress, run_facts
 from air_hf.runs.folder import RunFolder
 from air_hf.runs.interruption import Interrupted, Interruption
-from air_hf.runs.processes import check_same_step, let_collectives_end, naming_lost_processes
+from air_hf.runs.processes import any_process, check_same_step, let_collectives_end, naming_lost_processes
 from air_hf.runs.records import RunRecords, read_curves
 from air_hf.runs.trackers import start_tracker
-from air_hf.training import Learner, estimate_memory
+from air_hf.training import Learner, NonFiniteError, estimate_memory
 
 _LOOKED_AT = 64  # puzzles, for what is said about a data set
 
@@ -42,6 +41,8 @@ class Run:
     Attributes:
         learner ([`Learner`]): the model in training.
         folder ([`RunFolder`]): where it is kept.
+        told_to_stop (`bool`): whether a process had a signal, as of the last step.
+        minutes_are_over (`bool`): whether `max_minutes` are, as of the last step.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Run:
         self.stream = make_stream(train.puzzles, recipe)
         self.memory = estimate_memory(self.learner)
         self._resume()
+        self.told_to_stop = False
         self.minutes_are_over = (
             recipe.max_minutes is not None and self._before.get("minutes", 0.0) >= recipe.max_minutes
         )
@@ -137,7 +139,7 @@ class Run:
                 while not self.is_over:
                     self.take_step()
                     is_due = self.is_over or _every(self.recipe.eval_every, self.step)
-                    stops = not self.is_over and self.interruption.requested(self.accelerator)
+                    stops = self.told_to_stop and not self.is_over
                     if is_due or stops or _every(self.recipe.save_every, self.step):
                         self.save()
                     if stops:
@@ -147,6 +149,9 @@ class Run:
                         self._publish_now_and_then()
                 self._publish_last()
             self.accelerator.end_training()
+        except (Interrupted, NonFiniteError):  # of which every process knows
+            self.accelerator.end_training()
+            raise
         finally:
             let_collectives_end(self.accelerator)
         return self.evaluation
@@ -176,19 +181,20 @@ class Run:
         return bool(self._before) and is_due and not (self.folder.place(self.step) / EVALUATION).is_file()
 
     def take_step(self) -> None:
-        """One step of training, and a line of metrics where one is due."""
+        """One step of training, and a line of metrics where one is due; all processes agree on whether to end."""
         place = (self.accelerator.process_index, self.accelerator.num_processes)
         self.records.add(self.learner.train_step(self.stream.batch(self.step, *place)))
         self.bar.update()
-        if self.step >= self.recipe.max_steps or _every(self.recipe.log_every, self.step):
+        end = self.recipe.max_minutes
+        late = end is not None and self.records.clock.minutes() >= end
+        told = self.interruption.signal is not None
+        self.told_to_stop, self.minutes_are_over = any_process(self.accelerator, told, late)
+        if self.is_over or _every(self.recipe.log_every, self.step):
             line = self.records.write_metrics(self.step)
             self.bar.set_postfix_str(
                 f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
                 f"{line['puzzles_per_second']:.0f} puzzles/s"  # every slot counts at every segment
             )
-            if self.recipe.max_minutes is not None:  # every process must agree to stop
-                over = torch.tensor(float(line["minutes"] >= self.recipe.max_minutes), device=self.accelerator.device)
-                self.minutes_are_over = bool(self.accelerator.reduce(over, reduction="sum") > 0)
 
     def save(self, scores: EvaluationResult | None = None) -> None:
         """Writes the checkpoint of this step, which becomes the run's last one; every process must call it."""
@@ -237,7 +243,7 @@ class Run:
         self._evaluations += 1
 
     def _stop_if_told(self) -> None:
-        if self.interruption.requested(self.accelerator):
+        if any_process(self.accelerator, self.interruption.signal is not None)[0]:
             self._stop()
 
     def _stop(self) -> None:

@@ -1,6 +1,5 @@
 """From a recipe to a run: configuration, processes, model; and how a command that trains ends."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from air_hf.allocator import keep_freed_memory
+from air_hf.cores import cores_of_a_process
 from air_hf.data import PuzzleSet
 from air_hf.errors import one_line
 from air_hf.evaluation import EvaluationResult
@@ -92,7 +92,7 @@ def make_accelerator(recipe: RunRecipe, config: AIRConfig) -> Accelerator:
     keep_freed_memory()
     use_wide_float32_products()
     # `accelerate launch` leaves a CPU process one thread unless told otherwise.
-    torch.set_num_threads(recipe.num_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    torch.set_num_threads(recipe.num_threads or cores_of_a_process(accelerator.num_processes))
     return accelerator
 
 

@@ -1,6 +1,8 @@
 """Fields of a recipe × seeds: the commands, and running what of them is not finished."""
 
 import itertools
+import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -8,13 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+import torch
+
+from air_hf.cores import usable_cores
 from air_hf.hub import EVALUATION, TRAINING_FACTS, read_config
 from air_hf.modeling.weights_air import read_json_object
 from air_hf.parsing import Parser
+from air_hf.run_recipe import RunRecipe
 from air_hf.runs.arguments import add_recipe_arguments, read_recipe
 from air_hf.runs.records import read_evaluations
 
@@ -100,8 +106,11 @@ def _name(setting: dict[str, str]) -> str:
     return ",".join(value if field == "variant" else f"{field}={value}" for field, value in setting.items())
 
 
-def check_recipe(run: PlannedRun) -> None:
+def check_recipe(run: PlannedRun) -> RunRecipe:
     """Reads a run's recipe, and compares a finished run with what this sweep would have trained.
+
+    Returns:
+        the recipe.
 
     Raises:
         ValueError: it is no recipe, or the run is of another; the message names a field.
@@ -113,7 +122,7 @@ def check_recipe(run: PlannedRun) -> None:
     except ValueError as error:
         raise ValueError(f"{run}: {error}") from error
     if run.scores is None:
-        return
+        return recipe
     checkpoint = run.folder / "checkpoint"
     trained, config = read_json_object(checkpoint / TRAINING_FACTS)["arguments"], read_config(checkpoint)
     trained |= {name: getattr(config, name) for name in fields}
@@ -126,12 +135,29 @@ def check_recipe(run: PlannedRun) -> None:
                 f"{run.folder} was trained with {name}={trained[name]!r}; this sweep has {value!r}; choose another "
                 "--output"
             )
+    return recipe
+
+
+def share_cores(run: PlannedRun, recipe: RunRecipe, jobs: int) -> PlannedRun:
+    """The run with its share of this machine's cores, where several are at work and its recipe does not say."""
+    if jobs == 1 or recipe.num_threads is not None:
+        return run
+    return replace(run, words=(*run.words, "--num_threads", str(max(1, usable_cores() // jobs))))
+
+
+def _devices(jobs: int) -> list[str | None]:
+    """The `CUDA_VISIBLE_DEVICES` of runs at work at the same time, so that they do not meet on the first device; None
+    is what this process has."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return [names[job % len(names)] if jobs > 1 and len(names) > 1 else None for job in range(jobs)]
 
 
 class Execution:
     """Runs planned runs, some at a time.
 
-    SIGTERM and SIGINT are passed on to the runs at work, which save themselves, and no other is started.
+    SIGTERM and SIGINT are passed on to the runs at work, which save themselves, and no other is started. On a machine
+    with several GPUs each run at work has one of them.
 
     Args:
         jobs (`int`): runs at a time.
@@ -141,7 +167,11 @@ class Execution:
     def __init__(self, jobs: int, report: Callable[[str], None]):
         self.jobs, self.report = jobs, report
         self._children: set[subprocess.Popen] = set()
-        self._starting, self._told_to_stop = threading.Lock(), threading.Event()
+        self._starting = threading.Lock()
+        self._signal: int | None = None
+        self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for device in _devices(jobs):
+            self._devices.put(device)
 
     def run(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Runs what is not finished; the runs that are not finished afterwards."""
@@ -155,21 +185,32 @@ class Execution:
         return [run for run in runs if run.scores is None]
 
     def _stop(self, number: int, frame) -> None:
-        self._told_to_stop.set()
+        self._signal = number
         for child in tuple(self._children):
             child.send_signal(number)
 
     def _run_one(self, run: PlannedRun) -> None:
+        device = self._devices.get()
+        try:
+            self._run_on(run, {} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+        finally:
+            self._devices.put(device)
+
+    def _run_on(self, run: PlannedRun, variables: dict[str, str]) -> None:
         log = run.folder / "output.txt"
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             with open(log, "a", encoding="utf-8") as output:
                 with self._starting:
-                    if self._told_to_stop.is_set():
+                    if self._signal is not None:
                         return
                     command = [sys.executable, *run.command[1:]]
-                    child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+                    child = subprocess.Popen(
+                        command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | variables
+                    )
                     self._children.add(child)
+                    if self._signal is not None:  # it came while the run was started, and was not passed on
+                        child.send_signal(self._signal)
                 status = child.wait()
         except OSError as error:
             self.report(f"{run}: cannot be started ({error})")
@@ -178,7 +219,7 @@ class Execution:
         if status == 0 and (scores := run.scores) is not None:
             self.report(f"{run}: exact {scores['exact_accuracy']:.1%}")
         else:
-            ended = "stopped" if self._told_to_stop.is_set() else "failed"
+            ended = "failed" if self._signal is None else "stopped"
             said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
             self.report(
                 f"{run}: {ended} with status {status}, see {log}" + "".join(f"\n  {line}" for line in said[-1:])

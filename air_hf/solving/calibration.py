@@ -86,15 +86,17 @@ def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; expected a share of the puzzles, at least 0 and below 1.")
     scores = segments.q_halt_logits
-    thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, _CANDIDATES)).round(2))
-    ends = [_stop(scores, threshold) for threshold in thresholds]
+    # At the last one nothing stops, so nothing is lost: rounded, the highest quantile may be below a score.
+    candidates = np.quantile(scores, np.linspace(0, 1, _CANDIDATES)).round(2)
+    thresholds = np.unique([*candidates, np.ceil(100 * scores.max()) / 100])
+    ends = [first_above(scores, threshold)[0] for threshold in thresholds]
     accuracies = np.array([segments.exact[end, np.arange(scores.shape[1])].mean() for end in ends])
     lengths = np.array([end.mean() + 1 for end in ends])
     without = float(segments.exact[-1].mean())
     short = np.flatnonzero(accuracies < without - tolerance - 1e-12)
-    chosen = min(int(short[-1]) + 1 if len(short) else 0, len(thresholds) - 1)
+    chosen = int(short[-1]) + 1 if len(short) else 0
     deceived = np.array([((scores > threshold) & ~segments.exact).any(0).mean() for threshold in thresholds])
-    trusted = min(int((deceived > tolerance).sum()), len(thresholds) - 1)  # it falls with the threshold
+    trusted = int((deceived > tolerance).sum())  # it falls with the threshold
     return Calibration(
         threshold=float(thresholds[chosen]),
         trusted=float(thresholds[trusted]),
@@ -108,10 +110,11 @@ def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
     )
 
 
-def _stop(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """The segment (N,), counted from 0, whose score (segments, N) is the first above the threshold, else the last."""
+def first_above(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The segment (N,), counted from 0, whose score (segments, N) is the first above a threshold, else the last; and
+    whether there is one."""
     wishes = scores > threshold
-    return np.where(wishes.any(0), wishes.argmax(0), len(scores) - 1)
+    return np.where(wishes.any(0), wishes.argmax(0), len(scores) - 1), wishes.any(0)
 
 
 def draw_calibration(calibration: Calibration, title: str, path: str | Path) -> None:

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 
 from air_hf.data import reading_dataset
-from air_hf.modeling.solving_air import Answer, SolvingEngine
-from air_hf.modeling.solving_air import Puzzle as Question
+from air_hf.modeling.solving_air import Answer, Question, SolvingEngine
 from air_hf.puzzles import Puzzle, PuzzleError, infer_puzzle
 from air_hf.puzzles.reading import BLOCK_ROWS, DataError, read_csv, read_header, separator_hint
 

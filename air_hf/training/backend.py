@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,13 +33,17 @@ def precision_for(precision: str | None, device_type: str) -> str | None:
 
 
 def should_compile(choice: str, device: torch.device) -> bool:
-    """Whether to compile the networks: "auto" does, except on a CPU without a C++ compiler or Python's headers.
+    """Whether to compile the networks: "auto" does on CPUs and CUDA devices for which the compiler has what it needs.
 
+    That is Python's headers and a C++ compiler; for a CUDA device Triton, a C compiler and compute capability 7.0.
     Compiled blocks trained 1.2 to 1.5 times as fast on CPU, for 10 to 35 seconds of compilation.
     """
     if choice != "auto":
         return choice != "off"
-    if device.type != "cpu":
-        return True
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
+    if device.type not in ("cpu", "cuda") or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
+    if device.type == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++")) is not None
+    compilers = (os.environ["CC"],) if "CC" in os.environ else ("gcc", "clang")
+    has_compiler = any(shutil.which(compiler) for compiler in compilers)
+    return has_compiler and find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (7, 0)

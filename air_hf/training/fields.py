@@ -45,7 +45,7 @@ def setting(
     """A field that describes itself.
 
     Args:
-        default: its value where nothing is said.
+        default: its value where nothing is said; of a new field, what runs did before there was one, which go on so.
         help (`str`): units, and the value that turns it off.
         range ([`Range`], *optional*): the values it may have; None of an optional field is always one.
         published (`bool`): whether `training.json` and the card may show it; what is on one machine only may not.

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import DynamoBackend
 from torch import nn
 
 from air_hf.modeling import AIRForPuzzleSolving, AIRPuzzleSolvingOutput, AIRState
@@ -37,7 +38,7 @@ class Learner:
         accelerator (`Accelerator`): device, precision and processes.
 
     Raises:
-        ValueError: an accelerator with float16, with sharded weights, or with an accumulation of its own.
+        ValueError: an accelerator with float16, sharded weights, or an accumulation or compilation of its own.
 
     Attributes:
         model: the bare model.
@@ -62,6 +63,9 @@ class Learner:
         if accelerator.gradient_accumulation_steps != 1:
             steps = accelerator.gradient_accumulation_steps
             raise ValueError(f"the accelerator has gradient_accumulation_steps {steps}; say accumulation_steps instead")
+        if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+            backend = accelerator.state.dynamo_plugin.backend.value
+            raise ValueError(f"the accelerator has the dynamo_backend {backend}; say compile instead")
         # As launched, so that a run goes on in the precision it began with.
         self.recipe = dataclasses.replace(recipe, mixed_precision=accelerator.mixed_precision)
         self.accelerator = accelerator
@@ -93,25 +97,19 @@ class Learner:
         """
         self._wrapped.train()
         batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        carry = refill(self.model, self.carry or initial_carry(self.model, batch), batch)
-        if self.carry is None and self.recipe.slots_out_of_step:
-            carry.state.num_segments = self._own_part(
-                torch.from_numpy(self._rng(3).integers(self.model.config.max_segments, size=self._num_slots(carry)))
-            )
-        if self.recipe.state_noise:
-            carry = dataclasses.replace(carry, state=self._add_noise(carry.state))
-        if self._graphs:  # a graph writes over what it gave in the step before, of which `carry` is a copy
+        parts = self._begin(batch)
+        if self._graphs:  # a graph writes over what it gave in the step before, of which the parts are copies
             torch.compiler.cudagraph_mark_step_begin()
-        parts = carry.split(self.recipe.accumulation_steps)
         outputs = [self._run_part(part, len(parts), is_last=part is parts[-1]) for part in parts]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
         finite = self._is_finite(loss)
         if finite:
-            self._update_weights(carry.batch["puzzle_ids"])
+            self._update_weights(torch.cat([part.batch["puzzle_ids"] for part in parts]))
         else:
-            self._skip_step(carry, torch.cat([output.logits for output in outputs]), float(loss))
+            self._skip_step(Carry.join(parts), torch.cat([output.logits for output in outputs]), float(loss))
         metrics, carries = [], []
-        for output, part, least in zip(outputs, parts, self._least_segments(carry).chunk(len(parts)), strict=True):
+        least_segments = self._least_segments(self._num_slots(batch)).chunk(len(parts))
+        for output, part, least in zip(outputs, parts, least_segments, strict=True):
             halted = has_halted(self.model, output, least) if finite else torch.ones_like(part.halted)
             metrics.append(step_metrics(output, part.batch["labels"], halted & finite))
             carries.append(Carry(output.state, halted, part.batch))
@@ -130,6 +128,25 @@ class Learner:
             if self._graphs:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield self.model
+
+    def _begin(self, batch: dict[str, torch.Tensor]) -> list[Carry]:
+        """The slots of this step in their parts, those that had halted with a new puzzle.
+
+        Part by part: a token kept in fresh states has a gradient, whose graph is gone after a part's backward pass.
+        """
+        num_parts = self.recipe.accumulation_steps
+        carry = self.carry or initial_carry(self.model, batch)
+        waiting = Carry(carry.state, carry.halted, batch).split(num_parts)
+        parts = [refill(self.model, part, new.batch) for part, new in zip(carry.split(num_parts), waiting, strict=True)]
+        if self.carry is None and self.recipe.slots_out_of_step:
+            drawn = self._rng(3).integers(self.model.config.max_segments, size=self._num_slots(batch))
+            for part, counts in zip(parts, self._own_part(torch.from_numpy(drawn)).chunk(num_parts), strict=True):
+                part.state.num_segments = counts
+        if self.recipe.state_noise:
+            noise_h, noise_l = (each.chunk(num_parts) for each in self._draw_noise(carry.state))
+            for part, of_h, of_l in zip(parts, noise_h, noise_l, strict=True):
+                part.state.z_h, part.state.z_l = part.state.z_h + of_h, part.state.z_l + of_l
+        return parts
 
     def _run_part(self, part: Carry, parts: int, is_last: bool) -> AIRPuzzleSolvingOutput:
         """One segment of some slots, forward and backward; gradients travel between processes with the last part."""
@@ -181,34 +198,32 @@ class Learner:
 
     def _update_weights(self, used_ids: torch.LongTensor) -> None:
         self.step += 1
-        self.optimizer.step(self._lr_ratio(self.step), self.accelerator.gather(used_ids))
+        if self.model.config.num_puzzle_ids > 1:  # all processes must know whose rows have a gradient
+            used_ids = self.accelerator.gather(used_ids)
+        self.optimizer.step(self._lr_ratio(self.step), used_ids)
         self._wrapped.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
-    def _least_segments(self, carry: Carry) -> torch.Tensor:
+    def _least_segments(self, slots: int) -> torch.Tensor:
         """This process's part of all slots' exploration and delay, a function of (seed, step) alone."""
-        slots, most, recipe = self._num_slots(carry), self.model.config.max_segments, self.recipe
+        most, recipe = self.model.config.max_segments, self.recipe
         return self._own_part(
             draw_least_segments(slots, most, recipe.halt_exploration_prob, recipe.halt_delay_prob, self._rng(2))
         )
 
-    def _add_noise(self, state: AIRState) -> AIRState:
-        """The states with noise that is, on one kind of device, a function of (seed, step) alone."""
+    def _draw_noise(self, state: AIRState) -> list[torch.Tensor]:
+        """What is added to z_H and to z_L; on one kind of device, a function of (seed, step) alone."""
         generator = torch.Generator(self.accelerator.device).manual_seed(int(self._rng(6).integers(2**63)))
         shape = (len(state.num_segments) * self.accelerator.num_processes, *state.z_l.shape[1:])
-
-        def noisy(z: torch.Tensor) -> torch.Tensor:
-            noise = torch.randn(shape, generator=generator, device=z.device)
-            return z + self.recipe.state_noise * self._own_part(noise).to(z.dtype)
-
-        return AIRState(noisy(state.z_h), noisy(state.z_l), state.num_segments)
+        drawn = [torch.randn(shape, generator=generator, device=state.z_l.device) for _ in ("z_h", "z_l")]
+        return [self.recipe.state_noise * self._own_part(noise).to(state.z_l.dtype) for noise in drawn]
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, purpose, self.step])
 
-    def _num_slots(self, carry: Carry) -> int:
-        return len(carry.halted) * self.accelerator.num_processes
+    def _num_slots(self, batch: dict[str, torch.Tensor]) -> int:
+        return len(batch["input_ids"]) * self.accelerator.num_processes
 
     def _own_part(self, values: torch.Tensor) -> torch.Tensor:
         """What belongs to this process of a tensor over all slots."""
