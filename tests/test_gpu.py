@@ -69,7 +69,8 @@ def test_bfloat16_step(make_model, compiled):
 def test_counters_of_an_optimiser_that_goes_on_stay_on_the_host(make_model, tmp_path):
     """On the device every step would wait for each of them."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    learner = Learner(make_model(), Recipe(optimizer="adamw", compile="off"), Accelerator(mixed_precision="no"))
+    recipe = Recipe(batch_size=8, optimizer="adamw", compile="off")
+    learner = Learner(make_model(), recipe, Accelerator(mixed_precision="no"))
     boards = torch.randint(1, 6, (8, 16), generator=torch.Generator().manual_seed(0))
     learner.train_step({"input_ids": boards, "labels": boards, "puzzle_ids": torch.zeros(8, dtype=torch.long)})
     save_checkpoint(learner, tmp_path / "checkpoint")

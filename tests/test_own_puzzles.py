@@ -72,7 +72,7 @@ def page_run(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     home = tmp_path_factory.mktemp("page")
     (home / "latin.py").write_text(LATIN_PY.replace("range(20)", "range(1)"), encoding="utf-8")
     printed = {}
-    for line in re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE):
+    for line in re.findall(r"^\$ (.*)$", PAGE.replace("\\\n", " "), re.MULTILINE):
         words = shlex.split(line)
         printed[words[1]] = run_line(words, home)
     return home, printed

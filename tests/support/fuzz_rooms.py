@@ -138,7 +138,7 @@ def push_here(folder: Path, repository: str) -> tuple[str, str]:
     """What the process of a push does, in this one, which need not be started for every case."""
     arguments = {"repository": repository, "repo_type": "model", "folder": str(folder), "private": True,
                  "revision": None, "token": None, "message": "fuzz", "waits": [0.01]}  # fmt: skip
-    return _tell(lambda: transfer.checked(transfer.carry_out("push", arguments), repository)["commit"])
+    return _tell(lambda: transfer.checked(transfer.carry_out("push", arguments), "push", repository)["commit"])
 
 
 def pushed(hub: HubServer, repository: str, folder: Path, commit: str) -> bool:
