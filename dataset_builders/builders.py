@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from tqdm import tqdm
 
 from air_hf.dataset_builders.generate import COLUMNS, SPLITS, generate_split, load_part, make_generator, write_split
-from air_hf.files import sha256
+from air_hf.files import atomic_folder, sha256
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.puzzles import Puzzle, PuzzleError, complete_options, find_family, get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
@@ -234,11 +234,13 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         else:
             facts = {"kind": "generate", "puzzle": config.puzzle, "seed": config.seed, "options": config.generator}
             counts = {"num_train": config.num_train, "num_test": config.num_test}
-            folder = Path(self._cache_dir_root) / "air-hf-generated" / _digest(json.dumps(facts | counts))[:16]
+            asked = facts | counts | ({"puzzle_options": self.puzzle.options} if self.puzzle.options else {})
+            folder = Path(self._cache_dir_root) / "air-hf-generated" / _digest(json.dumps(asked))[:16]
             if not folder.is_dir():
-                asked = counts | config.generator | {"seed": config.seed, "max_seconds": config.max_seconds}
-                split = generate_split(self.puzzle, **asked)
-                write_split(folder, self.puzzle, split, config.seed, config.generator)
+                options = counts | config.generator | {"seed": config.seed, "max_seconds": config.max_seconds}
+                split = generate_split(self.puzzle, **options)
+                with atomic_folder(folder) as unfinished:
+                    write_split(unfinished, self.puzzle, split, config.seed, config.generator)
             files = [folder / f"{split}.csv" for split in SPLITS]
         files = dict(zip(SPLITS, files, strict=True))
         return files, facts | {"files": {split: _file_facts(path) for split, path in files.items()}}

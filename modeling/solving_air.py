@@ -468,7 +468,7 @@ class SolvingEngine:
         columns = [finite, output.q_halt_logits, (answers == self._answers).all(-1), self._scores(output, before)]
         if config.early_exit == "trained":
             columns.append(self.model.wants_to_halt(output, config.q_halt_threshold))
-        table = torch.stack([column.double() for column in columns], dim=1).tolist()  # waits for the device once
+        table = torch.stack([column.float() for column in columns], dim=1).tolist()  # waits for the device once
         boards = answers.cpu()
         self._answers = answers
         for rollout, values in zip(self._slots, table, strict=True):

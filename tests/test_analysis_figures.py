@@ -117,6 +117,15 @@ def test_digits_are_light_on_dark_cells_and_frames_have_the_states_colour(puzzle
         assert figures.COLORS[level].lower() == figures.matplotlib.colors.to_hex(axes.patches[-1].get_edgecolor())
 
 
+def test_where_a_cell_looks_in_a_board_in_which_nothing_changes(monkeypatch):
+    """As in a maze whose ends touch."""
+    puzzle = get_puzzle("maze-4x4")
+    board = puzzle.parse("SG  ####  ##  ##")
+    monkeypatch.setattr(figures, "attention_maps", lambda *args, **options: torch.full((1, 1, 1, 16, 16), 1 / 16))
+    model = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=1))
+    assert len(figures.draw_attention_example(model, puzzle, board, board, 2).axes) == 3
+
+
 def test_pictures_are_of_the_puzzles_own_prefix(make_model, puzzles, tmp_path, monkeypatch):
     model = make_model(h_cycles=1, l_cycles=1, max_segments=2, num_puzzle_ids=8)
     torch.nn.init.normal_(model.model.prefix.weight, std=3)

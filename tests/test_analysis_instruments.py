@@ -282,6 +282,18 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
     np.testing.assert_allclose(explained[1], values[:2] ** 2 / (values**2).sum(), rtol=1e-5)
 
 
+def test_cells_without_a_label_are_no_errors_of_a_swap(make_model, puzzles, ids):
+    model = make_model()
+    with torch.no_grad():
+        final = model.solve(ids, max_segments=4).sequences.numpy().astype(np.uint8)
+    answers = np.where(final == puzzles.answers, final, 0)  # labels where the model happens to be right
+    answers[:, :4] = np.where(np.arange(len(answers)) % 2, 0, puzzles.answers[:, :4].T).T
+    found = patch_states(model, replace(puzzles, answers=answers), "L", 2)
+    right = ((final == answers) | (answers == 0)).all(1)
+    assert found.exact_unpatched == right.mean() >= 0.5
+    assert found.cells == 0  # of every pair one has no label there
+
+
 def test_swapping_both_states_goes_on_with_the_donors(make_model, puzzles, ids):
     model = make_model()
     answers = puzzles.answers.astype(np.int64)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -21,7 +22,9 @@ from support.training import WITHOUT_AIR_HF, make_csv
 
 from air_hf.cli import main
 from air_hf.data import PuzzleSet, PuzzleStream, load_published, load_puzzles
+from air_hf.dataset_builders import builders
 from air_hf.dataset_builders.folder import build_folder, check_folder, name_repository
+from air_hf.dataset_builders.generate import write_split
 from air_hf.dataset_builders.maze import MazeHard
 from air_hf.dataset_builders.sudoku import SudokuExtreme
 from air_hf.puzzles import get_puzzle
@@ -522,3 +525,21 @@ def test_training_draws_from_fixed_images_what_the_built_set_holds(build, sudoku
     assert len(drawn) > 0.9 * len(built)
     fresh = PuzzleStream(PuzzleSet(puzzles.puzzle, puzzles.questions, puzzles.answers, "x"), 30, seed=0, augment=True)
     assert not {tuple(board) for board in fresh.batch(0)["input_ids"].tolist()} <= built
+
+
+def test_a_generated_set_that_was_interrupted_is_generated_anew(tmp_path, monkeypatch):
+    options = {"puzzle": "sudoku-4x4", "num_train": 8, "num_test": 4, "subsample_size": 8, "seed": 1}
+    make = partial(SudokuExtreme, "1k", source="generate", cache_dir=str(tmp_path / "cache"), **options)
+
+    def interrupted(folder, puzzle, split, *more):
+        write_split(folder, puzzle, split, *more)
+        (folder / "test.csv").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builders, "write_split", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make().download_and_prepare()
+    monkeypatch.undo()
+    builder = make()
+    builder.download_and_prepare()
+    assert len(builder.as_dataset(split="train")) == 8

@@ -242,6 +242,19 @@ def test_bad_requests_are_named_and_nothing_is_written(checkpoint, tmp_path, cap
     assert sorted(checkpoint.iterdir()) == before
 
 
+def test_boards_to_compare_on_are_read_as_the_models_before_an_export(make_model, tmp_path, monkeypatch, capsys):
+    """Of a grid nothing in the file says what they are."""
+    folder = tmp_path / "grid"
+    make_model(puzzle="grid-2x2", puzzle_options={"symbols": "abc"}, vocab_size=4, seq_len=4).save_pretrained(folder)
+    file = tmp_path / "boards.csv"
+    monkeypatch.setattr("air_hf.commands.export.export_checkpoint", mock.Mock(side_effect=ExportError("got so far")))
+    for board, said in (("abca", "got so far"), ("abxa", "boards.csv, row 1, question: ")):
+        file.write_text(f"question,answer\n{board},abca\n")
+        with pytest.raises(SystemExit):
+            main(["export", str(folder), "--output", str(tmp_path / "new"), "--test_data", str(file)])
+        assert said in capsys.readouterr().err
+
+
 def test_requests_that_cannot_be_met_are_refused_before_anything_is_loaded(make_model, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"format 'tflite' is unknown; expected one of onnx"):
         export_checkpoint(tmp_path, tmp_path / "new", format="tflite")

@@ -306,6 +306,16 @@ def test_abandoned_within_a_second(connected, checkpoint):
     assert f"then: air-hf publish {checkpoint} puzzles/mine --license=apache-2.0" in reports[2]
 
 
+def test_scores_of_other_weights_do_not_stay(connected, checkpoint):
+    (checkpoint / "evaluation.json").write_text(json.dumps(evaluation()))
+    publish_checkpoint(checkpoint, "puzzles/mine")
+    assert "evaluation.json" in connected.files("model", "puzzles/mine")
+    (checkpoint / "evaluation.json").unlink()
+    publish_checkpoint(checkpoint, "puzzles/mine")
+    assert "evaluation.json" not in connected.files("model", "puzzles/mine")
+    assert "model.safetensors" in connected.files("model", "puzzles/mine")
+
+
 def test_a_wrong_token_is_told_at_the_start(connected, monkeypatch):
     """Not by the first push, for which a run may train for hours."""
     reports: list[str] = []
@@ -562,7 +572,8 @@ def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
     (checkpoint / "training.json").write_text(json.dumps(training))
     scores = evaluation(data=place, dataset=place, data_sha256="ef" * 32, notes={"at": place})
     (checkpoint / "evaluation.json").write_text(json.dumps(scores))
-    (checkpoint / "solve_config.json").write_text(json.dumps({"max_segments": 4, "data": place, "folder": place}))
+    solving = {"max_segments": 4, "folder": place, "calibration": {"data": place, "exact": 0.5, "folder": place}}
+    (checkpoint / "solve_config.json").write_text(json.dumps(solving))
     config = (checkpoint / "config.json").read_text()
     (checkpoint / "config.json").write_text(json.dumps(json.loads(config) | {"note": place, "_name_or_path": place}))
     weights = load_file(checkpoint / "model.safetensors")
@@ -577,7 +588,8 @@ def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
         assert not re.search(rf"(^|\W){folder}[/\\]", text)
     name = re.split(r"[/\\]", place)[-1]
     assert (records["evaluation.json"]["data"], records["evaluation.json"]["data_sha256"]) == (name, "ef" * 32)
-    assert records["training.json"]["data"]["train"]["name"] == records["solve_config.json"]["data"] == name
+    assert records["training.json"]["data"]["train"]["name"] == name
+    assert records["solve_config.json"] == {"max_segments": 4, "calibration": {"data": name, "exact": 0.5}}
     assert f"7 puzzles of {name}" in text
     unknown = {"notes", "tracker_run", "train_data", "output_dir", "file", "folder"}
     assert not unknown & {key for record in records.values() for key in record}

@@ -212,6 +212,14 @@ def test_lists_generators_and_data_sets_agree(solver, boards):
     assert list(solver(question for question in [])) == []
 
 
+def test_a_column_of_a_data_set_and_a_tuple_are_many_boards(solver, boards):
+    texts = boards[0][:3]
+    expected = [answer["solution"] for answer in solver(texts)]
+    for inputs in (Dataset.from_dict({"question": texts})["question"], tuple(texts)):
+        assert [answer["solution"] for answer in solver(inputs)] == expected
+    assert solver(()) == []
+
+
 def test_parameters(solver, checkpoint, boards):
     question = boards[0][0]
     assert solver(question, max_segments=1)["segments"] == 1

@@ -629,6 +629,8 @@ def test_options_make_the_plan():
     assert is_plain(config_of(parse_options("plain", "--max_segments", "64"), stored, SUDOKU))
     assert not is_plain(config_of(parse_options("plain", "--noise", "0.1"), stored, SUDOKU))
     assert config_of(parse_options("plain", "--mode", "calibrated"), stored, SUDOKU) == stored
+    tuned = config_of(parse_options("adaptive"), SolveConfig(noise=1.0, noise_on="z_h", noise_every="cycle"), SUDOKU)
+    assert (tuned.noise, tuned.noise_on, tuned.noise_every) == (1.0, "z_h", "cycle")
     adaptive = parse_options("adaptive", "--budget", "99")
     # A grid of which nothing is known has neither rules nor symmetries.
     by_rules, by_q = (config_of(adaptive, stored, puzzle) for puzzle in (SUDOKU, get_puzzle("grid-4x4", symbols=".ab")))
@@ -671,6 +673,14 @@ def test_evaluate_scores_what_solve_does(capsys, checkpoint, model, boards, tmp_
     assert "the verifier took no part" in out
     _, plain, _ = run_command(capsys, *words)
     assert "exact accuracy by segment" in plain
+    shallow = load_model(checkpoint)
+    shallow.solve_config = SolveConfig(max_segments=2)
+    shallow.save_pretrained(tmp_path / "shallow")
+    status, out, err = run_command(
+        capsys, "evaluate", "--checkpoint", tmp_path / "shallow", *words[3:], "--mode", "calibrated"
+    )
+    assert status == 0, err
+    assert json.loads(scores.read_text())["num_segments"] == 2
 
 
 def test_no_result_file_for_no_boards(capsys, checkpoint, tmp_path):
@@ -708,6 +718,13 @@ def test_calibrate_stores_its_choice_and_its_curve(capsys, checkpoint, boards, t
     assert status == 0, err
     again = json.loads((tmp_path / "noisy" / SOLVE_CONFIG).read_text())
     assert again == stored | {"max_segments": 8, "noise": 2.0, "noise_every": "cycle", "plain_first": True}
+    noisy.solve_config = SolveConfig(rollouts=3, noise=1.0, noise_on="both", symmetries=True)
+    noisy.save_pretrained(tmp_path / "noisy")
+    status, _, err = run_command(capsys, "calibrate", "--model", tmp_path / "noisy", "--data", file)
+    assert status == 0, err
+    kept = SolveConfig.load(tmp_path / "noisy")
+    assert (kept.rollouts, kept.noise, kept.noise_on, kept.symmetries) == (3, 1.0, "both", True)
+    assert (kept.early_exit, kept.plain_first) == ("q_halt", True)  # what was measured was the plain rollout
     status, _, err = run_command(capsys, *words, "--tolerance", "2")
     assert (status, "--tolerance: 2.0 is no share of 1" in err) == (2, True)
     status, _, err = run_command(capsys, *words[:-1], file)

@@ -144,7 +144,8 @@ def query_rows(maps: torch.Tensor, queries: torch.BoolTensor) -> torch.DoubleTen
         queries (`torch.BoolTensor` of shape `(B, S)`): the cells whose rows are wanted, in order of puzzle and cell.
     """
     cells = queries.shape[1]
-    rows = maps[:, :, -cells:, -cells:].transpose(1, 2)[queries].double()
+    rows = maps[:, :, -cells:, -cells:].transpose(1, 2)[queries]
+    rows = (rows.cpu() if rows.device.type == "mps" else rows).double()  # which that device does not have
     mass = rows.sum(-1, keepdim=True)
     return torch.where(mass > 0, rows / mass.clamp(min=torch.finfo(rows.dtype).tiny), 1 / cells)
 

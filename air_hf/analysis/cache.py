@@ -57,7 +57,8 @@ def activation_cache(
 
     Returns:
         `dict[str, torch.Tensor]`: `hook_resid_pre`, `hook_mixer_out` (after its norm), `hook_mlp_out` (before it is
-        added) and `hook_resid_post` of a block, (B, T, D); `attn.hook_pattern`, (B, heads, T, T); after the update
+        added; of candidates by digit, (B, T, digits, D / digits)) and `hook_resid_post` of a block, (B, T, D);
+        `attn.hook_pattern`, (B, heads, T, T); after the update
         `hook_z_h` and `hook_z_l`, (B, T, D), and what they decode to, `hook_logits_h` and `hook_logits_l`, (B, S, V).
 
     Raises:

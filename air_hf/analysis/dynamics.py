@@ -15,6 +15,8 @@ from air_hf.analysis.tracing import trace
 from air_hf.analysis.walk import LEVELS, Walk
 from air_hf.data import PuzzleSet
 from air_hf.modeling import AIRForPuzzleSolving, AIRInputs, AIRState
+from air_hf.puzzles.base import PADDING
+from air_hf.solving.report import is_exact
 
 MODES = ("quick", "delayed", "failed, settled", "failed, wandering")
 
@@ -216,15 +218,15 @@ def patch_states(
     questions, answers = puzzles.questions, puzzles.answers
     theirs = answers[donors]
     open_cells = puzzles.puzzle.undecided(questions)
-    differing = open_cells & open_cells[donors] & (answers != theirs)
+    differing = open_cells & open_cells[donors] & (answers != theirs) & (answers != PADDING) & (theirs != PADDING)
     cells = int(differing.sum())
     return Patching(
         level,
         segment,
         own=float((patched == answers)[differing].mean()) if cells else float("nan"),
         donor=float((patched == theirs)[differing].mean()) if cells else float("nan"),
-        exact_own=float((patched == answers).all(1).mean()),
-        exact_unpatched=float((plain == answers).all(1).mean()),
+        exact_own=float(is_exact(patched, answers).mean()),
+        exact_unpatched=float(is_exact(plain, answers).mean()),
         pairs=len(puzzles),
         cells=cells,
     )

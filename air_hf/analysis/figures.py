@@ -413,6 +413,8 @@ def draw_attention_example(
     ids = torch.from_numpy(question[None]).long()
     shares = {}  # of the layers, heads averaged
     open_cells = np.flatnonzero(question != answer)
+    if not len(open_cells):  # of a maze whose ends touch, no cell changes
+        open_cells = np.flatnonzero(puzzle.undecided(question))
     cell = int(open_cells[len(open_cells) // 2])
     for level in "LH":
         update = f"{segment}.{level}.0"

@@ -75,7 +75,7 @@ def load_study(
     Raises:
         ValueError: no such checkpoint, one that names no puzzle or another task's, or fewer puzzles than asked for.
     """
-    model = load_model(checkpoint, puzzle, **place)
+    model = load_model(checkpoint, puzzle, dtype=torch.float32, **place)  # rounded states would be studied otherwise
     config = model.config
     if config.puzzle is None:
         raise CheckpointError(

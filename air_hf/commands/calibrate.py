@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from air_hf.commands.place import add_place_options, device, place_of
+from air_hf.commands.place import add_device_option, add_place_options, place_of
 from air_hf.data import load_puzzles
 from air_hf.files import check_place, write_text
 from air_hf.hub import load_model
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     tolerance = "share of the puzzles that an early exit may lose, or trust a wrong answer of (default 0)"
     parser.add_argument("--tolerance", type=share, default=0.0, help=tolerance)
     parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time")
-    parser.add_argument("--device", type=device, default="cpu", help="e.g. cpu, cuda:1 (default cpu)")
+    add_device_option(parser)
     output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
     parser.add_argument("--output", type=Path, help=output)
     return _calibrate
@@ -44,12 +45,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     stored = model.solve_config
     max_segments = stored.max_segments if args.max_segments is None else args.max_segments
     found = calibrate(run_segments(model, puzzles, max_segments, args.batch_size), args.tolerance)
-    config = SolveConfig(
+    config = replace(
+        stored,
         max_segments=max_segments,
-        noise=stored.noise,
-        noise_every=stored.noise_every,
-        plain_first=stored.plain_first,
+        # As it was measured: the first rollout without noise, from the fixed start.
+        plain_first=stored.plain_first or stored.noise > 0 or stored.start != "fixed",
         early_exit="q_halt",
+        patience=SolveConfig().patience,
         q_halt_threshold=round(found.threshold, 2),
         trusted_q_halt=round(found.trusted, 2),
     )

@@ -5,9 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from air_hf.commands.place import add_place_options, add_puzzle_option, device, place_of
+from air_hf.commands.place import add_device_option, add_place_options, add_puzzle_option, place_of
 from air_hf.evaluation import evaluate_model
 from air_hf.files import check_place, write_text
 from air_hf.hub import load_model, training_facts
@@ -33,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--batch_size", type=count, default=256, help="boards at a time (default %(default)s)")
     add_options(parser, mode="plain", without=("max_segments", "seed"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_option(parser)
     parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
     return _evaluate
 
@@ -63,7 +61,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     trained = training_facts(args.checkpoint, **place)
     result = evaluate_model(
-        model, source.puzzles, args.batch_size, args.max_segments, step=trained.get("step"), ema=trained.get("ema"),
+        model, source.puzzles, args.batch_size, config.max_segments, step=trained.get("step"), ema=trained.get("ema"),
         origin=source.origin(),
     )  # fmt: skip
     print(f"{result.table()}\n{describe(config)}")

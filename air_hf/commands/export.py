@@ -8,7 +8,9 @@ from air_hf.commands.place import add_place_options, place_of
 from air_hf.data import load_puzzles
 from air_hf.evaluation import evaluate_model
 from air_hf.export import FORMATS, export_checkpoint, load_exported
-from air_hf.hub import load_model
+from air_hf.hub import load_model, read_config
+from air_hf.parsing import count
+from air_hf.puzzles import puzzle_of
 
 
 def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -21,12 +23,15 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument(
         "--test_data", metavar="FILE", help="puzzles on which checkpoint and export are then compared, CSV"
     )
-    parser.add_argument("--limit", type=int, help="compare on a random sample of so many, drawn with seed 0")
+    parser.add_argument("--limit", type=count, help="compare on a random sample of so many, drawn with seed 0")
     return _export
 
 
 def _export(args: argparse.Namespace) -> None:
-    puzzles = None if args.test_data is None else load_puzzles(args.test_data, split="test")
+    puzzles = None
+    if args.test_data is not None:  # before the work of an export
+        puzzles = load_puzzles(args.test_data, puzzle_of(read_config(args.checkpoint, **place_of(args))), split="test")
+        puzzles = puzzles if args.limit is None else puzzles.sample(args.limit, 0)
     folder = export_checkpoint(
         args.checkpoint,
         args.output,
@@ -38,7 +43,6 @@ def _export(args: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"wrote {folder}: {size / 1e6:.1f} MB")
     if puzzles is not None:
-        puzzles = puzzles if args.limit is None else puzzles.sample(args.limit, 0)
         print(f"on {len(puzzles):,} puzzles of {puzzles.source}:")
         models = {"checkpoint": load_model(args.checkpoint, **place_of(args)), "export": load_exported(folder)}
         for name, model in models.items():

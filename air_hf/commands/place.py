@@ -20,6 +20,13 @@ def device(word: str) -> torch.device:
     return found
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """`--device`, where one process does the work."""
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    text = f"e.g. cpu, cuda:1 (default: an accelerator if there is one, here {best.type})"
+    parser.add_argument("--device", type=device, default=best, help=text)
+
+
 def add_cache_option(parser: argparse.ArgumentParser) -> None:
     """`--cache_dir`, as in training."""
     parser.add_argument("--cache_dir", help=_CACHE)

@@ -69,6 +69,7 @@ _PUBLISHED_SPLIT = _DATASET | {
     "puzzle": _scalar, "puzzles": _scalar, "example": _symbols, "name": _scalar, "sha256": _digest, "split": _scalar,
     "whole_split": _scalar,
 }  # fmt: skip
+_CALIBRATION = ("data", "puzzles", "tolerance", "exact_all_segments", "exact", "mean_segments")
 _PUBLISHED = {
     TRAINING_FACTS: {
         "step": _scalar, "ema": _scalar, "variant": _scalar, "minutes": _scalar, "hardware": _scalar,
@@ -83,7 +84,7 @@ _PUBLISHED = {
     EVALUATION: {entry.name: _scalar for entry in fields(EvaluationResult)}
     | {"exact_accuracy_by_segment": _numbers, "data_sha256": _digest} | _DATASET,
     SOLVE_CONFIG: {entry.name: _scalar for entry in fields(SolveConfig)}
-    | dict.fromkeys(("data", "puzzles", "tolerance", "exact_all_segments", "exact", "mean_segments"), _scalar),
+    | {"calibration": dict.fromkeys(_CALIBRATION, _scalar)},
 }  # fmt: skip
 
 

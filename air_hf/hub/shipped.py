@@ -24,8 +24,8 @@ def resolve_checkpoint(source: str | Path) -> str | Path:
 def checkpoint_for(puzzle: str) -> Path:
     """The checkpoint of this package that solves a puzzle, e.g. "sudoku-9x9".
 
-    The one of that name comes first, then of the family's whose weights fit any size the one trained on boards nearest
-    in size. Others, as `sudoku-9x9-mlp`, are taken where they are named.
+    The one of that name comes first, then of the family's whose weights fit any size, and which were trained on as many
+    symbols, the one trained on boards nearest in size. Others, as `sudoku-9x9-mlp`, are taken where they are named.
 
     Raises:
         CheckpointError: none does.

@@ -23,14 +23,19 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 TIMEOUT = 600.0  # seconds
 # Files of an earlier push that a new one removes if it does not bring them again.
 _OURS = [
+    "*_air.py",
     "data/*",
+    "evaluation.json",
     "images/*",
     "models/*",
     "solve_config.json",
+    "tokenizer*.json",
+    "training.json",
     ".eval_results/*",
     "*.safetensors",
     "*.safetensors.index.json",
 ]
+_PAGE = ["*.css", "*.html", "*.js", "runtime/*"]  # and those of a Space
 # What the client and the libraries above it raise where the Hub, or what answers in its place, says something else than
 # they expect: they look into an answer without looking at it first.
 READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, httpx2.HTTPError)
@@ -230,7 +235,7 @@ def _push(
                 repo_type=repo_type,
                 revision=revision,
                 commit_message=message,
-                delete_patterns=_OURS,
+                delete_patterns=_OURS + (_PAGE if repo_type == "space" else []),
             )
             if not (isinstance(commit.oid, str) and _COMMIT.fullmatch(commit.oid)):
                 raise KeyError("commitOid")  # what is there is no commit's, and would be told as one

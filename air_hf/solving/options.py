@@ -71,7 +71,7 @@ def config_of(args: argparse.Namespace, stored: SolveConfig, puzzle: Puzzle | No
         early_exit = "verifier" if find_verifier(puzzle) else "q_halt"
         chosen = {"early_exit": early_exit, "symmetries": find_images(puzzle) is not None}
         if stored.noise:
-            chosen |= {"noise": stored.noise, "noise_every": stored.noise_every}
+            chosen |= {name: getattr(stored, name) for name in ("noise", "noise_on", "noise_every")}
         budget = given.get("budget", SolveConfig.adaptive().budget)
         if stored.max_segments is not None and stored.max_segments <= budget:
             chosen["max_segments"] = stored.max_segments

@@ -384,7 +384,7 @@ function chooseQuestionCell(cell) {
 
 function typeSymbol(cell, key) {
   const erased = key === "Backspace" || key === "Delete";
-  const id = erased ? puzzle.erasedId : key.length === 1 ? puzzle.idOf(puzzle.clean(key) || key) || puzzle.idOf(key.toUpperCase()) : 0;
+  const id = erased ? puzzle.erasedId : [...key].length === 1 ? puzzle.idOf(puzzle.clean(key) || key) || puzzle.idOf(key.toUpperCase()) : 0;
   if (!puzzle.editable().includes(id)) return false;
   questionCell = cell;
   editCell(cell, id);

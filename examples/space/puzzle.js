@@ -1,5 +1,5 @@
 // What the page knows of a puzzle: how boards are read, what is no question, and which cells of an answer are wrong.
-// Boards are arrays of symbol ids, row by row; id 0 is padding, id i the i-th character of `symbols`.
+// Boards are arrays of symbol ids, row by row; id 0 is padding, id i the i-th of `symbols`.
 
 /** Boards of any family: read and shown, the answer unknown. */
 export class Puzzle {
@@ -9,13 +9,14 @@ export class Puzzle {
   erasedId = 1; // what an erased cell of a question holds
 
   constructor({ puzzle, rows, columns, symbols }) {
-    Object.assign(this, { name: puzzle, family: (puzzle ?? "").split("-")[0], rows, columns, symbols });
+    // Code points, of which a string's places hold halves.
+    Object.assign(this, { name: puzzle, family: (puzzle ?? "").split("-")[0], rows, columns, symbols: [...symbols] });
     this.size = rows * columns;
   }
 
   /** The ids of a board written on one line or one row a line. */
   parse(text) {
-    const written = this.clean(text);
+    const written = [...this.clean(text)];
     if (written.length !== this.size)
       throw new Error(`This model reads ${this.rows}×${this.columns} boards, ${this.size} symbols; that text has ${written.length}.`);
     return Uint8Array.from(written, (symbol, cell) => {
@@ -34,7 +35,7 @@ export class Puzzle {
   }
 
   symbolList() {
-    return [...this.symbols].map((symbol) => (symbol === " " ? "space" : symbol)).join(" ");
+    return this.symbols.map((symbol) => (symbol === " " ? "space" : symbol)).join(" ");
   }
 
   format(board) {
@@ -47,7 +48,7 @@ export class Puzzle {
 
   /** The ids that may be put into a question. */
   editable() {
-    return [...this.symbols].map((_, index) => index + 1);
+    return this.symbols.map((_, index) => index + 1);
   }
 
   /** A copy of a question with a symbol put into a cell. */
