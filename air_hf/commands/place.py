@@ -1,4 +1,4 @@
-"""Where on the Hub a command looks for a checkpoint, and where downloads are kept: one definition for all commands."""
+"""Where a command finds a checkpoint, keeps downloads, and calculates: one definition of these options for all."""
 
 import argparse
 
