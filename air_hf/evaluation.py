@@ -184,14 +184,24 @@ def _run_segments(model, batch, max_segments) -> tuple[list[torch.Tensor], str]:
     )
 
 
+def first_halt(wishes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where puzzles would leave a rollout, by their wishes to halt (segments, N).
+
+    Returns:
+        `np.ndarray` (N,), `np.ndarray` (N,): the segment of the first wish, counted from 0, the last where there is
+        none; whether there is one.
+    """
+    some = wishes.any(0)
+    return np.where(some, wishes.argmax(0), len(wishes) - 1), some
+
+
 def _score(model, puzzles, answers, wishes, confident) -> EvaluationResult:
     labelled = puzzles.answers > 0
     some = labelled.any(1)  # boards without any label do not count
     right = ((answers == puzzles.answers) | ~labelled).all(-1)[:, some]  # (segments, labelled boards)
     wishes, confident = wishes[:, some], confident[:, some]
     final = score_boards(answers[-1], puzzles.answers)
-    last = len(answers) - 1
-    halted_at = np.where(wishes.any(0), wishes.argmax(0), last)
+    halted_at, _ = first_halt(wishes)
     tables = [model.model.embed_tokens, model.model.prefix, model.model.embed_positions]
     return EvaluationResult(
         exact_accuracy=final["exact_accuracy"],

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from air_hf.data import PuzzleSet
+from air_hf.evaluation import first_halt
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.solving_air import SolveConfig
-from air_hf.solving.calibration import Segments, calibrate, first_above
+from air_hf.solving.calibration import Segments, calibrate
 from air_hf.solving.report import is_exact, report
 from air_hf.solving.rules import find_images, find_verifier, solve
 
@@ -106,7 +107,7 @@ class Study:
         for depth in _powers(4, self.depth):
             self._add(f"plain, {depth} segments", exact[depth - 1], np.full(len(self.puzzles), depth))
             if depth >= own:
-                stop, wished = first_above(scores[:depth], SAFE)
+                stop, wished = first_halt(scores[:depth] > SAFE)
                 right = exact[stop, np.arange(len(stop))]
                 self._add(f"q_halt > {SAFE:g}, at most {depth}", right, stop + 1, accepted=float(wished.mean()))
         chosen = calibrate(Segments(exact[:own], scores[:own]))

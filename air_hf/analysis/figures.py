@@ -28,6 +28,7 @@ from air_hf.analysis.statistics import Z_95
 from air_hf.analysis.study import Study
 from air_hf.analysis.tracing import Trace, trace
 from air_hf.data import PuzzleSet
+from air_hf.evaluation import first_halt
 from air_hf.files import atomic_file
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import Puzzle
@@ -312,9 +313,9 @@ def draw_segments(study: Study) -> Figure:
     for level in "HL":
         _curve(left, numbers, 100 * study.roles.roles[level].exact[ends], level, top=100)
     left.set(title="Boards that are right", xlabel="after segment", ylabel="%", ylim=(0, 103))
-    halted_at = np.where(halts.any(0), halts.argmax(0), len(ends) - 1)
+    halted_at, some = first_halt(halts)
     middle.bar(numbers, np.bincount(halted_at, minlength=len(ends)), color=COLORS["H"])
-    never = int((~halts.any(0)).sum())
+    never = int((~some).sum())
     middle.set(title=f"First wish to halt ({never} never)", xlabel="after segment", ylabel="puzzles")
     counts = np.bincount(solution_modes(study.roles), minlength=len(MODES))
     bars = right.barh(MODES, counts, color=_GREY)

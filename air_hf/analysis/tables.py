@@ -11,6 +11,7 @@ from air_hf.analysis.attention import CLASSES
 from air_hf.analysis.dynamics import MODES, solution_modes
 from air_hf.analysis.statistics import Estimate, estimate
 from air_hf.analysis.study import Study
+from air_hf.evaluation import first_halt
 from air_hf.files import write_text
 from air_hf.puzzles import family_name
 from air_hf.runs.sweep_table import paper, paper_column
@@ -127,8 +128,7 @@ def roles_table(study: Study) -> Table:
 def modes_table(study: Study) -> Table:
     """How puzzles are solved, and when the model would halt."""
     modes, halts = solution_modes(study.roles), study.roles.trace.halts.numpy()
-    last = len(halts) - 1
-    halted_at = np.where(halts.any(0), halts.argmax(0), last)
+    halted_at, some = first_halt(halts)
     exact = study.roles.roles["H"].exact[study.roles.trace.segment_ends]  # (N, B)
     rows = [
         [mode, f"{int((modes == kind).sum())}", f"{100 * (modes == kind).mean():.1f}"]
@@ -138,7 +138,7 @@ def modes_table(study: Study) -> Table:
         "modes": {mode: int((modes == kind).sum()) for kind, mode in enumerate(MODES)},
         "exact_by_segment": exact.mean(1).tolist(),
         "halting_histogram": np.bincount(halted_at, minlength=len(halts)).tolist(),
-        "never_halted": int((~halts.any(0)).sum()),
+        "never_halted": int((~some).sum()),
     }
     note = (
         "Quick: right from one of the first two segments to the end; delayed: right at the end, later; failed: wrong, "

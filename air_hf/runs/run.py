@@ -1,5 +1,6 @@
 """One run of training: resume, step, record, save, evaluate, publish."""
 
+import sys
 from typing import Any
 
 from accelerate import Accelerator
@@ -97,7 +98,7 @@ class Run:
             f"{self.recipe.variant} of {config.num_hidden_layers} layers, {config.hidden_size} wide\n"
             f"{len(puzzles):,} {puzzles.puzzle.name} puzzles of {puzzles.source}\n"
             f"{self.learner.model.num_parameters():,} parameters, {flops / 1e9:.1f} GFLOP a step, "
-            f"{self.accelerator.device}, {self.accelerator.num_processes} processes, "
+            f"{self.accelerator.device}, processes {self.accelerator.num_processes}, "
             f"precision {self.accelerator.mixed_precision}, attention {config._attn_implementation}, "
             f"compile {'on' if self.learner.compiled else 'off'}\n{self.memory}"
             f"{self._warn_of_images()}{self._warn_of_shared_puzzles()}"
@@ -165,7 +166,8 @@ class Run:
             labels = {name: value for name, value in self.facts["arguments"].items() if value is not None}
             start_tracker(self.accelerator, recipe.report_to, self.facts["tracker_run"], self.step, labels)
         self.records = RunRecords(self.folder.output, self.accelerator, self._before)
-        self.bar = tqdm(total=recipe.max_steps, initial=self.step, unit="step", disable=not is_main)
+        pause = 0.1 if sys.stderr.isatty() else 30  # seconds; in a file every drawing of the bar stays
+        self.bar = tqdm(total=recipe.max_steps, initial=self.step, unit="step", mininterval=pause, disable=not is_main)
         self.publisher = None
         if recipe.push_to_hub and is_main:
             self.publisher = BackgroundPublisher(
@@ -193,7 +195,8 @@ class Run:
             line = self.records.write_metrics(self.step)
             self.bar.set_postfix_str(
                 f"loss {line['lm_loss']:.3f}, exact {line['exact_accuracy']:.1%}, segments {line['steps']:.1f}, "
-                f"{line['puzzles_per_second']:.0f} puzzles/s"  # every slot counts at every segment
+                f"{line['puzzles_per_second']:.0f} puzzles/s",  # every slot counts at every segment
+                refresh=False,
             )
 
     def save(self, scores: EvaluationResult | None = None) -> None:

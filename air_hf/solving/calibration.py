@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from air_hf.data import PuzzleSet
+from air_hf.evaluation import first_halt
 from air_hf.files import atomic_file
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.solving_air import SolveConfig
@@ -89,7 +90,7 @@ def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
     # At the last one nothing stops, so nothing is lost: rounded, the highest quantile may be below a score.
     candidates = np.quantile(scores, np.linspace(0, 1, _CANDIDATES)).round(2)
     thresholds = np.unique([*candidates, np.ceil(100 * scores.max()) / 100])
-    ends = [first_above(scores, threshold)[0] for threshold in thresholds]
+    ends = [first_halt(scores > threshold)[0] for threshold in thresholds]
     accuracies = np.array([segments.exact[end, np.arange(scores.shape[1])].mean() for end in ends])
     lengths = np.array([end.mean() + 1 for end in ends])
     without = float(segments.exact[-1].mean())
@@ -108,13 +109,6 @@ def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:
         segments=lengths,
         accuracies_by_segment=segments.exact.mean(1),
     )
-
-
-def first_above(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The segment (N,), counted from 0, whose score (segments, N) is the first above a threshold, else the last; and
-    whether there is one."""
-    wishes = scores > threshold
-    return np.where(wishes.any(0), wishes.argmax(0), len(scores) - 1), wishes.any(0)
 
 
 def draw_calibration(calibration: Calibration, title: str, path: str | Path) -> None:
