@@ -4,7 +4,6 @@ python benchmarks/data.py [--seconds 3]
 """
 
 import argparse
-import os
 import random
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from air_hf.cores import usable_cores
 from air_hf.data import load_puzzles
 from air_hf.dataset_builders.generate import make_generator, write_csv
 from air_hf.puzzles import get_puzzle
@@ -96,7 +96,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     random.seed(0)
     rng = np.random.default_rng(0)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     questions, answers = make_generator(SUDOKU).draw(2000, rng)
     boards = np.resize(questions, (20_000, 81))
 

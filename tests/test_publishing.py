@@ -27,7 +27,7 @@ from support.hub_server import Fault, Reply
 from support.training import make_csv
 
 from air_hf.run_recipe import RunRecipe
-from air_hf.runs.data import load_data, load_dataset
+from air_hf.runs.data import load_data, load_repository
 from air_hf.solving.stream import read_dataset
 
 pytest_plugins = ["support.hub_fixtures"]
@@ -141,7 +141,7 @@ def test_an_unknown_commit_is_said(built, monkeypatch):
     monkeypatch.setattr("air_hf.data._commit_of", lambda rows: None)
     monkeypatch.setattr("air_hf.runs.data.Path.exists", lambda path: False)  # so that a folder counts as a repository
     with pytest.warns(UserWarning, match="which commit of it was loaded is unknown, and not recorded"):
-        source = load_dataset(str(built), None, "test")
+        source = load_repository(str(built), None, "test")
     assert source.origin()["dataset_revision"] is None
 
 

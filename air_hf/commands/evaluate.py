@@ -11,7 +11,7 @@ from air_hf.files import check_place, write_text
 from air_hf.hub import load_model, training_facts
 from air_hf.parsing import count, seed
 from air_hf.puzzles import puzzle_of
-from air_hf.runs.data import load_dataset, load_files
+from air_hf.runs.data import load_files, load_repository
 from air_hf.solving import evaluate_solving
 from air_hf.solving.options import add_options, config_of, describe, is_plain
 
@@ -48,7 +48,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     puzzle = puzzle_of(model.config)
     if args.dataset:
         where = (args.dataset_config, "test", args.dataset_revision)
-        source = load_dataset(args.dataset, *where, puzzle, cache_dir=args.cache_dir)
+        source = load_repository(args.dataset, *where, puzzle, cache_dir=args.cache_dir)
     else:
         source = load_files(args.data, puzzle, "test")
     source = source.sample(args.limit, args.seed)

@@ -61,7 +61,7 @@ def load_files(path: str, puzzle: str | Puzzle | None, split: str, options: dict
     return Source(load_puzzles(path, puzzle, split, options), split=split)
 
 
-def load_dataset(
+def load_repository(
     name: str,
     config: str | None,
     split: str,
@@ -88,7 +88,7 @@ def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
     options = recipe.puzzle_options
     if recipe.dataset:
         place = (recipe.dataset_config, recipe.dataset_revision)
-        train = load_dataset(recipe.dataset, place[0], "train", place[1], recipe.puzzle, options, recipe.cache_dir)
+        train = load_repository(recipe.dataset, place[0], "train", place[1], recipe.puzzle, options, recipe.cache_dir)
     else:
         train = load_files(recipe.train_data, recipe.puzzle, "train", options)
     puzzle = train.puzzles.puzzle
@@ -96,7 +96,9 @@ def load_data(recipe: RunRecipe) -> tuple[Source, Source]:
         test = load_files(recipe.test_data, puzzle, "test")
     else:
         revision = train.dataset_revision or recipe.dataset_revision  # the same commit, whatever is pushed meanwhile
-        test = load_dataset(recipe.dataset, recipe.dataset_config, "test", revision, puzzle, cache_dir=recipe.cache_dir)
+        test = load_repository(
+            recipe.dataset, recipe.dataset_config, "test", revision, puzzle, cache_dir=recipe.cache_dir
+        )
     return train.sample(recipe.train_limit, recipe.data_seed), test.sample(recipe.eval_limit, recipe.data_seed)
 
 
