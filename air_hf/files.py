@@ -105,31 +105,36 @@ def append_text(path: str | Path, text: str) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; when the block ends well it is flushed and replaces `path`.
 
-    If the block fails, what it wrote is removed and an old folder stays as it was.
+    If the block fails, what it wrote is removed and an old folder stays as it was. A link to a folder stays, and the
+    folder that it leads to is replaced.
 
     Raises:
-        ValueError: there is something that is no folder, see [`check_place`].
+        ValueError: there is something that is no folder, see [`check_place`], or another process writes it.
     """
     path = Path(path)
     check_place(path, "a folder")
+    if path.is_symlink():
+        path = path.resolve()
     unfinished, replaced = path.with_name(f".{path.name}.part"), _aside(path)
-    recover_folder(path)
-    for leftover in (unfinished, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        for entry in unfinished.rglob("*"):
-            sync(entry)
-        sync(unfinished)
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    finally:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(path):
         recover_folder(path)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        for leftover in (unfinished, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            for entry in unfinished.rglob("*"):
+                sync(entry)
+            sync(unfinished)
+            if path.exists():
+                os.replace(path, replaced)
+            os.replace(unfinished, path)
+            sync(path.parent)
+        finally:
+            recover_folder(path)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def recover_folder(path: Path) -> None:
@@ -140,17 +145,17 @@ def recover_folder(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(path: str | Path) -> Iterator[None]:
+def sole_writer(path: str | Path, wait: bool = False) -> Iterator[None]:
     """Keeps other processes that ask for it from writing `path` until the block ends, by a lock file beside it.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process has it, and `wait` is False.
         OSError: there is no folder for it, or it cannot be written.
     """
     path = Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     except Timeout as error:
         raise ValueError(f"another process writes {path}; wait for it or stop it, or choose another place") from error
     try:

@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from tqdm import tqdm
 
 from air_hf.dataset_builders.generate import COLUMNS, SPLITS, generate_split, load_part, make_generator, write_split
-from air_hf.files import atomic_folder, sha256
+from air_hf.files import atomic_folder, sha256, sole_writer
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.puzzles import Puzzle, PuzzleError, complete_options, find_family, get_puzzle
 from air_hf.puzzles.augmentation import FixedImages
@@ -236,11 +236,13 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
             counts = {"num_train": config.num_train, "num_test": config.num_test}
             asked = facts | counts | ({"puzzle_options": self.puzzle.options} if self.puzzle.options else {})
             folder = Path(self._cache_dir_root) / "air-hf-generated" / _digest(json.dumps(asked))[:16]
-            if not folder.is_dir():
-                options = counts | config.generator | {"seed": config.seed, "max_seconds": config.max_seconds}
-                split = generate_split(self.puzzle, **options)
-                with atomic_folder(folder) as unfinished:
-                    write_split(unfinished, self.puzzle, split, config.seed, config.generator)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with sole_writer(folder.with_name(f"{folder.name}.generator"), wait=True):  # others take what it drew
+                if not folder.is_dir():
+                    options = counts | config.generator | {"seed": config.seed, "max_seconds": config.max_seconds}
+                    split = generate_split(self.puzzle, **options)
+                    with atomic_folder(folder) as unfinished:
+                        write_split(unfinished, self.puzzle, split, config.seed, config.generator)
             files = [folder / f"{split}.csv" for split in SPLITS]
         files = dict(zip(SPLITS, files, strict=True))
         return files, facts | {"files": {split: _file_facts(path) for split, path in files.items()}}

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from air_hf.cores import usable_cores
-from air_hf.files import atomic_file
+from air_hf.files import atomic_file, check_place, sole_writer
 from air_hf.puzzles import Puzzle, PuzzleError, get_puzzle
 from air_hf.puzzles.reading import DataError
 
@@ -317,19 +318,31 @@ def write_split(
 
     `rating` is what the family's generator counts, and `source` says how the puzzles were made.
 
+    Both files appear when both are complete.
+
     Raises:
         DataError: the folder has one of these files.
+        ValueError: another process writes them.
     """
-    check_new(folder)
     asked = ", ".join(f"{name} {value}" for name, value in ({"seed": seed} | options).items())
-    for name, (questions, answers) in split.items():
-        write_csv(folder / f"{name}.csv", puzzle, questions, answers, f"air-hf generator: {asked}")
+    check_place(folder, "a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder / f"{SPLITS[0]}.csv"), ExitStack() as files:
+        check_new(folder)
+        for name in reversed(split):  # the stack is left from its end, so train.csv takes its name first
+            unfinished = files.enter_context(atomic_file(folder / f"{name}.csv"))
+            _write_rows(unfinished, puzzle, *split[name], f"air-hf generator: {asked}")
 
 
 def write_csv(path: Path, puzzle: Puzzle, questions: np.ndarray, answers: np.ndarray, source: str) -> None:
     """Writes boards (N, S) as rows of [`COLUMNS`]; the file appears when it is complete."""
+    with atomic_file(path) as unfinished:
+        _write_rows(unfinished, puzzle, questions, answers, source)
+
+
+def _write_rows(path: Path, puzzle: Puzzle, questions: np.ndarray, answers: np.ndarray, source: str) -> None:
     generator = make_generator(puzzle)
-    with atomic_file(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for question, answer in zip(questions, answers, strict=True):

@@ -130,6 +130,28 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path,
     assert (path / "inside" / "file").read_text() == "old"
 
 
+def test_one_process_fills_a_folder(tmp_path):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as unfinished:
+        fill(unfinished, "first")
+        with pytest.raises(ValueError, match=f"another process writes {path}"), atomic_folder(path):
+            raise AssertionError("never")
+    assert (path / "inside" / "file").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
+    path, link = tmp_path / "folder", tmp_path / "link"
+    path.mkdir()
+    link.symlink_to(path, target_is_directory=True)
+    for text in ("one", "two"):
+        with atomic_folder(link) as unfinished:
+            fill(unfinished, text)
+        assert link.is_symlink()
+        assert (path / "inside" / "file").read_text() == text
+    assert {entry.name for entry in tmp_path.iterdir()} == {"folder", "link"}
+
+
 def test_a_kill_between_the_two_renames_costs_nothing(tmp_path):
     path = tmp_path / "folder"
     with atomic_folder(path) as unfinished:
@@ -152,4 +174,4 @@ with files.atomic_folder({str(path)!r}) as unfinished:
     assert (path / "inside" / "file").read_text() == "old"
     with atomic_folder(path) as unfinished:
         fill(unfinished, "new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]  # the lock of the killed process is gone, too

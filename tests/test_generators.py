@@ -16,6 +16,7 @@ from air_hf.cli import main
 from air_hf.data import load_puzzles
 from air_hf.dataset_builders.generate import generate_split, make_generator, write_split
 from air_hf.dataset_builders.sudoku import SudokuGenerator
+from air_hf.files import sole_writer
 from air_hf.puzzles import PuzzleError, get_puzzle
 from air_hf.puzzles.maze import GOAL, PATH, START, WALL
 from air_hf.puzzles.sudoku import BLANK
@@ -217,6 +218,31 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert generate("--puzzle", "sudoku-4x4", "--train", 4, "--test", 2, "--output", tmp_path) == 2
     assert "test.csv exists; choose another folder, or remove it" in capsys.readouterr().err
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "mine")]
+
+
+def test_both_files_appear_together(tmp_path, monkeypatch):
+    """Neither is there when the other fails, so that the same command may be given again."""
+    puzzle, rated = get_puzzle("sudoku-4x4"), []
+
+    def fail_at_the_second(generator, question):
+        rated.append([path.name for path in tmp_path.glob("*.csv")])
+        if len(rated) == 2:
+            raise KeyboardInterrupt
+        return 1
+
+    monkeypatch.setattr(SudokuGenerator, "rate", fail_at_the_second)
+    board = np.ones((1, 16), np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        write_split(tmp_path, puzzle, {"train": (board, board), "test": (board, board)}, 0, {})
+    assert rated == [[], []]
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_process_writes_a_folder(tmp_path, capsys):
+    with sole_writer(tmp_path / "train.csv"):
+        assert generate("--puzzle", "sudoku-4x4", "--train", 4, "--test", 2, "--output", tmp_path, "--workers", 1) == 2
+    assert f"another process writes {tmp_path / 'train.csv'}" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_what_else_a_folder_holds_stays_and_is_said(tmp_path, capsys):

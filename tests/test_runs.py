@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,8 +366,33 @@ def test_what_a_killed_save_of_another_step_left_is_removed(make_model, tmp_path
     run = RunFolder(tmp_path, keep=2)
     left = run.place(437).with_name(".step-00000437.part")
     (left / "training_state").mkdir(parents=True)
+    left.with_suffix(".lock").touch()
     save(make_learner(make_model()), run, 400)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-00000400"}
+
+
+def test_a_copy_that_followed_the_link_goes_on(make_model, tmp_path):
+    """As rsync -L, a snapshot or a zip file makes it: the last checkpoint is there twice."""
+    learner = make_learner(make_model())
+    save(learner, RunFolder(tmp_path / "run", keep=2), 2)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    run = RunFolder(tmp_path / "copy", keep=2)
+    assert run.checkpoint.is_dir()
+    assert not run.checkpoint.is_symlink()
+    run.open(2)
+    save(learner, run, 4)
+    assert run.checkpoint.resolve() == run.place(4).resolve()
+
+
+def test_a_folder_in_the_place_of_the_link_is_not_lost(make_model, tmp_path):
+    learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
+    save(learner, run, 2)
+    run.checkpoint.unlink()
+    run.checkpoint.mkdir()
+    (run.checkpoint / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="checkpoint is a folder of its own; expected a link to the last of"):
+        run.open(2)
+    assert (run.checkpoint / "notes.txt").read_text() == "mine"
 
 
 def test_going_back_drops_what_came_after(make_model, tmp_path):

@@ -231,6 +231,14 @@ def test_recipes_and_overrides(tmp_path):
     assert (arguments.compile, arguments.mixed_precision, arguments.max_minutes) == ("off", "no", None)
 
 
+def test_text_of_a_recipe_is_taken_as_it_is_written(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for written in (".1234", "1234.", "01234", '"true"', "1_000"):
+        recipe.write_text(f"train_data: a.csv\ntest_data: b.csv\nhub_revision: {written}\n")
+        arguments, _ = parse_recipe(["--config", str(recipe)])
+        assert arguments.hub_revision == written.strip('"')
+
+
 def test_data_that_are_typed_take_the_place_of_a_recipes(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train_data: a.csv\ntest_data: b.csv\n")
@@ -287,6 +295,8 @@ def test_bad_arguments(words, message, capsys):
         ("num_puzzle_ids: 5\n", "unknown fields num_puzzle_ids"),
         ('train_data: "a\\0b"\ntest_data: c\n', "train_data is 'a\\x00b'; it must not hold a NUL character"),
         ("seed: 1\n# of the weights\nseed: 2\n", "recipe.yaml, line 3: seed is given twice, first in line 1"),
+        ("push_to_hub: false\n", "push_to_hub is the truth value False; expected text: leave the line out"),
+        ("hub_tags: yes\n", "hub_tags is the truth value True; expected text"),
         ("a: " + 5000 * "[" + "\n", "is nested too deeply; expected one `name: value` a line"),
     ],
 )

@@ -155,8 +155,9 @@ def _read_file(name: str) -> dict[str, Any]:
         raise ValueError(
             f"recipe {path}: unknown fields {', '.join(unknown)}; known fields: {', '.join(sorted(options))}"
         )
+    written = {key.value: entry.value for key, entry in node.value if isinstance(entry, yaml.ScalarNode)}
     return {
-        name: _read_value(f"recipe {path}: {name}", value, options[name])
+        name: _read_value(f"recipe {path}: {name}", value, options[name], written.get(name))
         for name, value in recipe.items()
         if value is not None or not options[name].optional
     }
@@ -172,13 +173,16 @@ def _check_repeated(path: Path, node: yaml.MappingNode) -> None:
         seen[key.value] = line
 
 
-def _read_value(place: str, value, option: _Option):
-    """A value of YAML, read as the same word on a command line would be."""
+def _read_value(place: str, value, option: _Option, written: str | None):
+    """A value of YAML, read as the same word on a command line would be; text is taken as it is written there."""
     if value is None:
         raise ValueError(f"{place} has no value; leave the line out, or give the field's off value")
     if isinstance(value, (list, dict)):
         raise ValueError(f"{place} holds a {type(value).__name__}; expected one value")
-    word = str(value)
+    is_text = option.read is str and not option.choices
+    if isinstance(value, bool) and is_text:  # push_to_hub: false, say, which would be a repository of that name
+        raise ValueError(f"{place} is the truth value {value}; expected text: leave the line out, or put it in quotes")
+    word = written if is_text and written is not None else str(value)
     if isinstance(value, bool) and option.choices:  # YAML 1.1 reads a bare on, off, yes or no as a truth value
         word = next((word for word in (("on", "yes") if value else ("off", "no")) if word in option.choices), word)
     if option.choices and word not in option.choices:

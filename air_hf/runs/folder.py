@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from air_hf.evaluation import EvaluationResult
 from air_hf.files import check_place, recover_folder
 from air_hf.hub import EVALUATION, CheckpointError
-from air_hf.runs.checkpoint import check_manifest
+from air_hf.runs.checkpoint import MANIFEST, check_manifest
 from air_hf.runs.records import RECORDS, keep_records
 
 
@@ -99,8 +99,8 @@ class RunFolder:
         for folder in saved:
             if folder not in kept:
                 shutil.rmtree(folder)
-        for unfinished in self._checkpoints.glob(".step-*"):  # of a killed save, of whatever step
-            shutil.rmtree(unfinished)
+        for left in self._checkpoints.glob(".step-*"):  # by a killed save, of whatever step
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def open(self, step: int) -> None:
         """Makes the folder, keeps other runs out of it until this object is gone, and drops records of steps to come.
@@ -109,10 +109,18 @@ class RunFolder:
             step (`int`): the run goes on after this one; its evaluation counts where its checkpoint has it.
 
         Raises:
-            ValueError: another process trains in this folder.
+            ValueError: another process trains in this folder, or `checkpoint` is no link, as in a copy that followed
+                it, and holds something else than a checkpoint of this run.
             OSError: the folder cannot be made or written.
         """
         check_place(self.output, "a folder")
+        if self.checkpoint.is_dir() and not self.checkpoint.is_symlink():
+            if not any(_is_copy(self.checkpoint, saved) for saved in self._saved()):
+                raise ValueError(
+                    f"{self.checkpoint} is a folder of its own; expected a link to the last of {self._checkpoints}: "
+                    "move it elsewhere"
+                )
+            shutil.rmtree(self.checkpoint)
         self.output.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.output / "run.lock")
         try:
@@ -124,6 +132,12 @@ class RunFolder:
         evaluated = (self.place(step) / EVALUATION).is_file()
         for name in RECORDS:
             keep_records(self.output / name, step, evaluated)
+
+
+def _is_copy(one: Path, other: Path) -> bool:
+    """Whether two checkpoints say the same of all of their files."""
+    manifests = [folder / MANIFEST for folder in (one, other)]
+    return all(path.is_file() for path in manifests) and manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def _score(folder: Path) -> tuple[float, float, str]:
