@@ -151,12 +151,16 @@ def load_puzzles(
         def rows() -> Iterator[Rows]:
             return ((block.first, block.columns) for block in read_csv(path))
 
-    elif not isinstance(getattr(source, "column_names", None), list):
-        raise DataError(f"{type(source).__name__} is no source of puzzles; expected a path or one split of a data set")
+    elif not isinstance(getattr(source, "column_names", None), list) or not hasattr(source, "__len__"):
+        raise DataError(
+            f"{type(source).__name__} is no source of puzzles; expected a path or one split of a data set, not streamed"
+        )
     else:
         info = getattr(source, "info", None)
         name, columns = f"data set {getattr(info, 'dataset_name', None) or 'without a name'}", source.column_names
-        read = source.select_columns([c for c in columns if c in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)])
+        read = source.with_format(None).select_columns(
+            [c for c in columns if c in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)]
+        )
 
         def rows() -> Iterator[Rows]:
             return zip(range(1, len(read) + 1, BLOCK_ROWS), read.iter(BLOCK_ROWS), strict=True)
@@ -253,8 +257,9 @@ def _check_rows(rows: Callable[[], Iterable[Rows]], puzzle: Puzzle | None, name:
         def place(index: int, first: int = first) -> str:
             return f"{name}, row {first + index}"
 
-        question, answer, _ = check_boards(puzzle, columns["question"], columns["answer"], place, RowErrors())
-        parts.append((question, answer, check_puzzle_ids(columns.get("puzzle_id"), len(question), place)))
+        errors = RowErrors()
+        question, answer, good = check_boards(puzzle, columns["question"], columns["answer"], place, errors)
+        parts.append((question, answer, check_puzzle_ids(columns.get("puzzle_id"), place, errors, good)))
     if not parts:
         raise DataError(f"{name} holds no puzzles")
     questions, answers, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

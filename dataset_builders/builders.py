@@ -278,7 +278,7 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
                     except PuzzleError as error:
                         errors.add(f"{place(index)}: {error}", error)
                         fine[index] = False
-                check_puzzle_ids(columns.get("puzzle_id"), len(block), place)
+                check_puzzle_ids(columns.get("puzzle_id"), place, errors, fine)
                 starts.append((block.first, block.offset))
                 good.append((block.first - 1 + np.flatnonzero(fine)).astype(np.int32))
                 ratings.append(rating[fine])
@@ -300,9 +300,11 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         available, training = len(rows), split == "train"
         if training and config.subsample_size is not None:
             if config.subsample_size > available:
+                whole = [known.name for known in self.BUILDER_CONFIGS if known.subsample_size is None]
+                other = f", or a configuration that has all: --configs {','.join(whole)}" if whole else ""
                 raise DataError(
                     f"{path} has {available:,} puzzles; configuration {config.name} draws {config.subsample_size:,} of "
-                    "them: choose a smaller subsample_size, or configurations that have all, e.g. --configs full"
+                    f"them: choose a smaller subsample_size{other}"
                 )
             chosen = sample_rows(available, config.subsample_size, config.seed, str(path))
             rows, rating = rows[chosen], rating[chosen]
@@ -380,7 +382,7 @@ class PuzzleBuilder(datasets.ArrowBasedBuilder):
         }
         if self._has_ids:
             ids = [columns["puzzle_id"][i] for i in places] if "puzzle_id" in columns else None
-            arrays["puzzle_id"] = check_puzzle_ids(ids, len(places), str).repeat(count)
+            arrays["puzzle_id"] = check_puzzle_ids(ids, str, RowErrors(), np.ones(len(places), bool)).repeat(count)
         return pa.table(arrays).cast(self.info.features.arrow_schema)
 
 
@@ -389,7 +391,7 @@ def _parse_rating(text: str | None) -> float:
         rating = float(text) if text is not None else math.nan
     except ValueError:
         rating = math.nan
-    if not math.isfinite(rating):
+    if not abs(rating) <= np.finfo(np.float32).max:  # which it is stored in; NaN is no number either
         raise PuzzleError(f"rating is {text!r}; expected a number")
     return rating
 

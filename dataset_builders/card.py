@@ -10,7 +10,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from air_hf.dataset_builders.builders import PuzzleBuilder
 from air_hf.dataset_builders.generate import make_generator
 from air_hf.files import write_text
-from air_hf.puzzles.reading import DataError
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 PICTURE = "images/difficulty.png"
@@ -85,21 +84,15 @@ _QUANTILES = (0, 10, 50, 90, 99, 100)
 
 
 def draw_difficulty(path: Path, builder: PuzzleBuilder, title: str) -> None:
-    """Writes a PNG: how the ratings of a configuration's train and test puzzles are distributed.
+    """Writes a PNG: how the ratings of a configuration's train and test puzzles are distributed."""
+    from matplotlib.figure import Figure  # of the extra "demo"
 
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DataError('the card needs matplotlib for its picture: pip install "air-hf[demo]"') from error
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     most = max(float(plan.ratings.max()) for plan in builder.plans.values())
     least = min(float(plan.ratings.min()) for plan in builder.plans.values())
     # Ratings of hard Sudokus spread over decades, path lengths do not.
-    spread = most > 20 * (least + 1)
+    spread = least >= 0 and most > 20 * (least + 1)
     edges = np.unique(np.geomspace(1, most + 2, 40).astype(int)) - 1.5 if spread else np.linspace(least, most + 1, 40)
     for split, plan in builder.plans.items():
         weights = np.full(len(plan.ratings), 100 / len(plan.ratings))

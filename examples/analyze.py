@@ -13,19 +13,21 @@ import torch
 from air_hf.analysis import study_roles, trace
 from air_hf.data import DataError, load_puzzles
 from air_hf.hub import CheckpointError, load_model
+from air_hf.parsing import count
+from air_hf.puzzles import puzzle_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder or Hub repository")
-    parser.add_argument("--data", required=True, help="CSV file of puzzles")
-    parser.add_argument("--count", type=int, default=64, help="puzzles, drawn with --seed")
+    parser.add_argument("--data", required=True, help="CSV file of puzzles, or a folder with test.csv")
+    parser.add_argument("--count", type=count, default=64, help="puzzles, drawn with --seed")
     parser.add_argument("--seed", type=int, default=0, help="which puzzles")
     parser.add_argument("--picture", type=Path, help="GIF of one board in both states (needs matplotlib)")
     args = parser.parse_args()
     try:
         model = load_model(args.checkpoint)
-        puzzles = load_puzzles(args.data, model.config.puzzle).sample(args.count, args.seed)
+        puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test").sample(args.count, args.seed)
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"analyze.py: error: {error}") from error
 

@@ -13,6 +13,8 @@ import torch
 from air_hf.analysis import Trace, trace
 from air_hf.data import DataError, load_puzzles
 from air_hf.hub import CheckpointError, load_model, load_tokenizer
+from air_hf.parsing import count
+from air_hf.puzzles import puzzle_of
 from air_hf.puzzles.drawing import print_boards
 
 
@@ -26,18 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="a model of this package, folder or Hub repository")
     parser.add_argument("--data", required=True, help="CSV file of puzzles, or a folder with test.csv")
-    parser.add_argument("--count", type=int, default=3, help="puzzles to draw")
+    parser.add_argument("--count", type=count, default=3, help="puzzles to draw")
     parser.add_argument("--seed", type=int, default=0, help="which puzzles")
     parser.add_argument(
         "--picture", type=Path, help="PNG of one board with what z_H and z_L decode to (needs matplotlib)"
     )
-    parser.add_argument("--segments", type=int, default=6, help="segments in the picture")
+    parser.add_argument("--segments", type=count, default=6, help="segments in the picture")
     args = parser.parse_args()
 
     try:
         model = load_model(args.checkpoint)  # AutoModel.from_pretrained, with clearer errors
         tokenizer = load_tokenizer(args.checkpoint, model.config)
-        puzzles = load_puzzles(args.data, model.config.puzzle, split="test")
+        puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
         drawn = puzzles.sample(args.count, args.seed)
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"solve.py: error: {error}") from error

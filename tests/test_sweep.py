@@ -95,6 +95,15 @@ def test_a_sweep_runs_resumes_and_tabulates(tmp_path, monkeypatch, capsys):
                             ("--h_cycles 3", "h_cycles=1; this sweep has 3")):  # fmt: skip
         assert command(*words[:-1], f"{extra} {change}", "--table_only") == 2
         assert f"Lx_H/seed-0 was trained with {message}; choose another --output" in capsys.readouterr().err
+    for record in ("evaluations.jsonl", "metrics.jsonl"):  # as where checkpoints alone were copied from elsewhere
+        (first / record).unlink()
+    assert command(*words, "--table_only") == 0
+    assert capsys.readouterr().out.count("| 0.0 | 1 | 0.0 |") == 2
+    facts = first / "checkpoint" / "training.json"
+    facts.write_text(facts.read_text().replace(json.loads(facts.read_text())["data"]["test"]["sha256"], 64 * "0"))
+    assert command(*words, "--table_only") == 2
+    assert "Lx_Hx/seed-0 and " in (error := capsys.readouterr().err)
+    assert f"Lx_H/seed-0 had different puzzles, and their recipes name the same ({tmp_path / 'data'})" in error
 
 
 def test_a_sweep_over_fields_of_the_recipe(tmp_path, monkeypatch, capsys):

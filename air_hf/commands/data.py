@@ -13,6 +13,7 @@ from air_hf.dataset_builders.generate import check_new, generate_split, generato
 from air_hf.hub import fetch_folder, push_folder, resolve_repository
 from air_hf.puzzles import PuzzleError, all_families, get_puzzle
 
+_OF_SOURCE = {"revision": "hub", "num_train": "generate", "num_test": "generate", "max_seconds": "generate"}
 _LICENSES = {"generate": "apache-2.0", "csv": "unknown", "hub": "unknown"}
 
 
@@ -114,6 +115,13 @@ def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"unknown configuration {', '.join(unknown)}; {args.family} has {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"configs is {args.configs!r}, which names one more than once")
+    for name, source in _OF_SOURCE.items():
+        if getattr(args, name) is not None and args.source != source:
+            raise ValueError(f"{name} is given with source {args.source}; it is for source {source}")
+    if args.subsample_size is not None and all(known[name].subsample_size is None for name in names):
+        raise ValueError(f"subsample_size is given, and what is built has all puzzles: {', '.join(names)}")
     fields = ("path", "revision", "puzzle", "seed", "min_difficulty", "on_error", "check_unique")
     fields += ("num_train", "num_test", "subsample_size", "max_seconds")
     overrides = _given(args, fields)
@@ -124,12 +132,15 @@ def _build(args: argparse.Namespace, options: tuple[set[str], set[str]]) -> None
         # A configuration of every puzzle stays one.
         kept = {n: v for n, v in overrides.items() if n != "subsample_size" or known[name].subsample_size is not None}
         builders.append(family(name, source=args.source, cache_dir=args.cache_dir, **kept))
+    if (found := builders[0].puzzle.family) != args.family:
+        raise ValueError(f"puzzle is {args.puzzle}, of family {found}; expected {args.family} puzzles")
     facts = build_folder(builders, args.output, args.license or _LICENSES[args.source], args.num_proc)
     _describe(str(args.output), facts)
 
 
 def _publish(args: argparse.Namespace, _) -> None:
     facts = read_provenance(args.folder)  # a folder that is none of ours is refused here
+    check_folder(args.folder, edited=("README.md",))  # the owner may have added to the card
     repository = resolve_repository(args.repository, timeout=args.timeout)
     name_repository(args.folder, repository)
     options = {"private": not args.public, "revision": args.revision, "timeout": args.timeout}

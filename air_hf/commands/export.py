@@ -29,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
 def _export(args: argparse.Namespace) -> None:
     puzzles = None
+    if args.limit is not None and args.test_data is None:
+        raise ValueError("limit is given without test_data, of which it is a part")
     if args.test_data is not None:  # before the work of an export
         puzzles = load_puzzles(args.test_data, puzzle_of(read_config(args.checkpoint, **place_of(args))), split="test")
         puzzles = puzzles if args.limit is None else puzzles.sample(args.limit, 0)

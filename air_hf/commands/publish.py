@@ -46,4 +46,4 @@ def publishing_options(args: argparse.Namespace) -> dict:
 def _publish(args: argparse.Namespace) -> None:
     repository, commit = publish_checkpoint(args.checkpoint, args.repository, **publishing_options(args))
     print(f"published {args.checkpoint} as {repository}, commit {commit}")
-    print(f'load it with: AutoModel.from_pretrained("{repository}")')
+    print(f'load it with: AutoModel.from_pretrained("{repository}", trust_remote_code=True)')

@@ -11,7 +11,7 @@ from pathlib import Path
 from air_hf.puzzles import family_name
 from air_hf.recipes import recipe_tasks
 from air_hf.run_recipe import RunRecipe
-from air_hf.runs.sweep import Execution, check_recipe, plan_runs, share_cores, shell_line
+from air_hf.runs.sweep import Execution, check_data, check_recipe, plan_runs, share_cores, shell_line
 from air_hf.runs.sweep_table import compare, write_evaluations, write_tables
 from air_hf.variants import CONFIG_FIELDS, VARIANTS
 
@@ -51,9 +51,12 @@ def _sweep(args: argparse.Namespace) -> int:
         return 0
     if find_spec("matplotlib") is None:
         raise ValueError("matplotlib is not installed, which draws the table; pip install air-hf[demo]")
-    runs = [share_cores(run, check_recipe(run), args.jobs) for run in runs]
+    recipes = [check_recipe(run) for run in runs]
+    runs = [share_cores(run, recipe, args.jobs) for run, recipe in zip(runs, recipes, strict=True)]
+    check_data(zip(runs, recipes, strict=True))
     if not args.table_only:
         Execution(args.jobs, print).run(runs)
+        check_data(zip(runs, recipes, strict=True))
     finished = {run: scores for run in runs if (scores := run.scores) is not None}
     if not finished:
         raise ValueError(f"{args.output}: no run is finished, there is nothing to tabulate")

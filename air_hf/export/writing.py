@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from air_hf.export.graphs import GRAPHS, Graph
 from air_hf.files import atomic_folder, sha256, write_text
 from air_hf.hub import load_model
+from air_hf.hub.loading import weights_sha256
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.puzzles import puzzle_of
 
@@ -71,10 +73,10 @@ def export_checkpoint(
     with atomic_folder(output) as folder:
         graphs = {name: Graph(model, name, attentions and name.endswith("update")) for name in GRAPHS}
         _write_graphs(graphs, folder, int8)
-        facts = _facts(graphs, int8) | {"source": _source(source, revision)}
+        facts = _facts(graphs, int8) | {"source": _source(source, revision, cache_dir)}
         facts["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if ".onnx" in path.suffixes}
         facts["largest_difference"] = difference = _largest_difference(model, folder)
-        if not difference <= TOLERANCE and not int8:  # not a number is no agreement
+        if not difference <= (math.inf if int8 else TOLERANCE):  # not a number is no agreement
             raise ExportError(f"the graphs of {source} differ from it by {difference:.1e}, more than {TOLERANCE:g}")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         write_text(folder / MANIFEST, json.dumps(manifest | {"air_hf": facts}, indent=2, ensure_ascii=False) + "\n")
@@ -161,13 +163,12 @@ def _facts(graphs: dict[str, Graph], int8: bool) -> dict:
     }
 
 
-def _source(source: str | Path, revision: str | None) -> dict:
-    weights = Path(source) / "model.safetensors"
-    digest = sha256(weights) if weights.is_file() else None  # a repository's commit says as much
+def _source(source: str | Path, revision: str | None, cache_dir: str | None) -> dict:
+    name = Path(source).resolve().name if Path(source).is_dir() else str(source)
     return {
-        "checkpoint": Path(source).resolve().name if digest else str(source),
+        "checkpoint": name,
         "revision": revision,
-        "sha256": digest,
+        "sha256": weights_sha256(source, revision=revision, cache_dir=cache_dir),
     }
 
 

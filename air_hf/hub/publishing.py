@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from safetensors import safe_open
@@ -24,7 +25,18 @@ from air_hf.modeling.solving_air import SOLVE_CONFIG
 from air_hf.puzzles import puzzle_of
 from air_hf.tokenization import build_tokenizer
 
-_NOT_PUBLISHED = shutil.ignore_patterns("training_state", "*.part", ".*")
+# What of a checkpoint's folder is published: what a loader reads, the records, and the card with its picture.
+_PUBLISHED = (
+    "config.json", "*.safetensors", "*.safetensors.index.json", "*_air.py", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "README.md", "images", TRAINING_FACTS, EVALUATION, SOLVE_CONFIG,
+)  # fmt: skip
+_PICTURES = ("*.png", "*.gif", "*.jpg", "*.svg")
+
+
+def _others(folder: str, names: list[str]) -> list[str]:
+    """Of a checkpoint's entries those that stay here: the state of training, and whatever else lies there."""
+    patterns = _PICTURES if Path(folder).name == "images" else _PUBLISHED
+    return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def publish_checkpoint(
@@ -85,7 +97,7 @@ def stage_checkpoint(
 
     Code is added where it is missing, as in the checkpoints that come with the package.
     """
-    shutil.copytree(checkpoint, folder, ignore=_NOT_PUBLISHED)
+    shutil.copytree(checkpoint, folder, ignore=_others)
     for file in Path(modeling.__file__).parent.glob("*_air.py"):
         if not (folder / file.name).exists():
             shutil.copy(file, folder)
@@ -174,7 +186,7 @@ class BackgroundPublisher:
         try:
             parent = tempfile.mkdtemp(prefix="air-hf-")
             # A copy, since a run that goes on may remove its checkpoint.
-            copy = shutil.copytree(checkpoint, Path(parent) / Path(checkpoint).name, ignore=_NOT_PUBLISHED)
+            copy = shutil.copytree(checkpoint, Path(parent) / Path(checkpoint).name, ignore=_others)
         except OSError as error:
             if parent is not None:
                 shutil.rmtree(parent, ignore_errors=True)

@@ -233,20 +233,25 @@ def check_boards(
     return question_ids, answer_ids, good
 
 
-def check_puzzle_ids(ids: list | None, count: int, place: Callable[[int], str]) -> np.ndarray:
-    """The column `puzzle_id` as int64 (N,); 0 for all N = `count` rows where there is none.
+def check_puzzle_ids(ids: list | None, place: Callable[[int], str], errors: RowErrors, good: np.ndarray) -> np.ndarray:
+    """The column `puzzle_id` as int64 (N,); 0 where there is none, and in rows that are not good.
 
-    Raises:
-        DataError: one is no integer from 0 on; the message names its row.
+    Args:
+        ids (`list` of length N, *optional*): the column.
+        place, errors: as [`check_boards`] takes them; a bad one is no integer from 0 on.
+        good (bool array of shape `(N,)`): which rows are; those with a bad one are taken out.
     """
-    checked = np.zeros(count, dtype=np.int64)
-    for index, value in enumerate(ids or []):
+    checked = np.zeros(len(good), dtype=np.int64)
+    for index in () if ids is None else np.flatnonzero(good):
+        value = ids[index]
         digits = str(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
         if not (isinstance(digits, str) and re.fullmatch("[0-9]{1,9}", digits) and int(digits) < _MOST_PUZZLE_IDS):
-            raise DataError(
+            errors.add(
                 f"{place(index)}, puzzle_id: it is {value!r}; expected an integer from 0 to {_MOST_PUZZLE_IDS - 1}"
             )
-        checked[index] = int(digits)
+            good[index] = False
+        else:
+            checked[index] = int(digits)
     return checked
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from air_hf.files import sha256
 from air_hf.hub import TRAINING_FACTS, CheckpointError
-from air_hf.hub.loading import find_file
+from air_hf.hub.loading import weights_sha256
 from air_hf.hub.records import read_records
+from air_hf.hub.shipped import resolve_checkpoint
 from air_hf.run_recipe import RunRecipe
 from air_hf.runs.data import Source
 
@@ -43,10 +42,9 @@ def run_facts(recipe: RunRecipe, train: Source, test: Source, accelerator: Accel
 
 def _origin(source: str, cache_dir: str | None) -> dict[str, str]:
     """The checkpoint that a run begins with, by its repository's or its folder's name, and its weights' SHA-256."""
-    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    weights = next(filter(None, (find_file(source, name, cache_dir=cache_dir) for name in names)))
-    named = {"name": Path(source).resolve().name} if Path(source).is_dir() else {"repository": source}
-    return named | {"sha256": sha256(weights)}
+    place = resolve_checkpoint(source)
+    named = {"name": Path(place).resolve().name} if Path(place).is_dir() else {"repository": source}
+    return named | {"sha256": weights_sha256(source, cache_dir=cache_dir)}
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

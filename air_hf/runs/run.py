@@ -80,7 +80,8 @@ class Run:
                 )
             for note in check_resumption(self.facts, checkpoint):
                 self.accelerator.print(f"note: {note}")
-        self.facts["tracker_run"] = self._before.get("tracker_run") or self.facts["tracker_run"]
+        # What it began with may have trained on meanwhile.
+        self.facts |= {name: self._before[name] for name in ("init_from", "tracker_run") if self._before.get(name)}
 
     @property
     def step(self) -> int:

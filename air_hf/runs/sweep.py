@@ -24,6 +24,9 @@ from air_hf.run_recipe import RunRecipe
 from air_hf.runs.arguments import add_recipe_arguments, read_recipe
 from air_hf.runs.records import read_evaluations
 
+# What decides, in a recipe, of which puzzles a run is.
+_DATA = ("train_data", "test_data", "dataset", "dataset_config", "dataset_revision", "puzzle", "train_limit")
+_DATA += ("eval_limit", "data_seed")
 BASE = "base"  # name of the recipe as it is, or, where fields are varied one at a time, with the first value of each
 
 
@@ -54,14 +57,19 @@ class PlannedRun:
     @property
     def scores(self) -> dict | None:
         """The final evaluation; None while the run is not finished."""
-        facts, scores = (self.folder / "checkpoint" / name for name in (TRAINING_FACTS, EVALUATION))
-        is_finished = scores.is_file() and read_json_object(facts).get("finished")
+        scores = self.folder / "checkpoint" / EVALUATION
+        is_finished = scores.is_file() and self.facts.get("finished")
         return read_json_object(scores) if is_finished else None
 
     @property
+    def facts(self) -> dict:
+        """What its checkpoint records of the training."""
+        return read_json_object(self.folder / "checkpoint" / TRAINING_FACTS)
+
+    @property
     def evaluations(self) -> list[dict]:
-        """The scores of every evaluation, with `step` and `minutes`."""
-        return read_evaluations(self.folder)
+        """The scores of every evaluation, with `step` and `minutes`; the last where the checkpoint is all there is."""
+        return read_evaluations(self.folder) or [self.scores | {"minutes": self.facts["minutes"]}]
 
 
 def plan_runs(
@@ -123,8 +131,7 @@ def check_recipe(run: PlannedRun) -> RunRecipe:
         raise ValueError(f"{run}: {error}") from error
     if run.scores is None:
         return recipe
-    checkpoint = run.folder / "checkpoint"
-    trained, config = read_json_object(checkpoint / TRAINING_FACTS)["arguments"], read_config(checkpoint)
+    trained, config = run.facts["arguments"], read_config(run.folder / "checkpoint")
     trained |= {name: getattr(config, name) for name in fields}
     # Whether a constant rate went on to this end is told by the end, which is compared as well.
     ours = recipe.settled | {"max_steps": recipe.max_steps} | fields
@@ -136,6 +143,24 @@ def check_recipe(run: PlannedRun) -> RunRecipe:
                 "--output"
             )
     return recipe
+
+
+def check_data(runs: Iterable[tuple[PlannedRun, RunRecipe]]) -> None:
+    """Compares the puzzles of finished runs whose recipes name the same: a file may have changed between them.
+
+    Raises:
+        ValueError: some had others; the message names two runs.
+    """
+    first: dict[tuple, tuple[PlannedRun, dict[str, str]]] = {}
+    for run, recipe in runs:
+        if run.scores is not None:
+            digests = {split: facts["sha256"] for split, facts in run.facts["data"].items()}
+            known, expected = first.setdefault(tuple(getattr(recipe, name) for name in _DATA), (run, digests))
+            if digests != expected:
+                raise ValueError(
+                    f"{run.folder} and {known.folder} had different puzzles, and their recipes name the same "
+                    f"({recipe.train_data or recipe.dataset}); choose another --output"
+                )
 
 
 def share_cores(run: PlannedRun, recipe: RunRecipe, jobs: int) -> PlannedRun:

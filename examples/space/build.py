@@ -27,8 +27,17 @@ def build(checkpoints: list[Path], output: Path) -> None:
     """Writes the folder that a static host serves; an older one is replaced."""
     if not RUNTIME.is_dir():
         raise FileNotFoundError(f"{RUNTIME} is missing; fetch it with: npm ci --prefix {PAGE}")
-    checkpoints = [path for path in checkpoints if (path / "config.json").is_file()]
-    if not checkpoints:
+    named = {}
+    for path in checkpoints:
+        if (path / "config.json").is_file():
+            # A run's own folder has the name; of its checkpoints each is called so.
+            name = path.absolute().parent.name if path.name == "checkpoint" else path.name
+            if name in named:
+                raise ValueError(
+                    f"{named[name]} and {path} are both called {name}; copy one to a folder of another name"
+                )
+            named[name] = path
+    if not named:
         raise FileNotFoundError("no checkpoint to show: every argument lacks a config.json")
     with atomic_folder(output) as folder:
         for name in FILES:
@@ -38,19 +47,19 @@ def build(checkpoints: list[Path], output: Path) -> None:
         # Hosts do not compress it on the way, and it is most of what a visitor downloads.
         packed = gzip.compress((RUNTIME / ENGINE).read_bytes(), mtime=0)
         (folder / "runtime" / f"{ENGINE}.gz").write_bytes(packed)
-        models = [_add_model(path, folder) for path in sorted(checkpoints, key=lambda path: path.name, reverse=True)]
+        models = [_add_model(name, named[name], folder) for name in sorted(named, reverse=True)]
         write_text(folder / "models.json", json.dumps(models, indent=1, ensure_ascii=False) + "\n")
 
 
-def _add_model(checkpoint: Path, folder: Path) -> dict:
+def _add_model(name: str, checkpoint: Path, folder: Path) -> dict:
     config = AIRConfig.from_pretrained(checkpoint)
     if config.puzzle is None:
         raise ValueError(f"{checkpoint}: config.json names no puzzle, so the page could not draw its boards")
-    place = f"models/{checkpoint.name}"
+    place = f"models/{name}"
     export_checkpoint(checkpoint, folder / place, attentions=config.mixer == "attention")
     _drop_duplicates(folder / place)
     return {
-        "name": checkpoint.name,
+        "name": name,
         "folder": place,
         "weights": config.num_weights,
         "examples": _examples(puzzle_of(config)),
