@@ -391,7 +391,7 @@ def _parse_rating(text: str | None) -> float:
         rating = float(text) if text is not None else math.nan
     except ValueError:
         rating = math.nan
-    if not abs(rating) <= np.finfo(np.float32).max:  # which it is stored in; NaN is no number either
+    if not abs(rating) <= float(np.finfo(np.float32).max):  # which it is stored in; NaN is no number either
         raise PuzzleError(f"rating is {text!r}; expected a number")
     return rating
 

@@ -145,6 +145,11 @@ def test_puzzle_ids_from_file_to_batch(tmp_path, puzzle_set, make_model):
     assert (
         load_puzzles(datasets.Dataset.from_list(to_records(loaded))).puzzle_ids.tolist() == loaded.puzzle_ids.tolist()
     )
+    rows = datasets.Dataset.from_list(to_records(loaded))
+    for kind in ("numpy", "pandas", "torch", "arrow"):  # of what is to come out of it; boards are text
+        assert load_puzzles(rows.with_format(kind)).puzzle_ids.tolist() == loaded.puzzle_ids.tolist()
+    with pytest.raises(DataError, match="IterableDataset is no source of puzzles; expected a path or one split"):
+        load_puzzles(rows.to_iterable_dataset())
     ids = {board.tobytes(): i for board, i in zip(loaded.questions, loaded.puzzle_ids, strict=True)}
     batch = PuzzleStream(loaded, 20, seed=0, augment=False).batch(3)
     assert batch["puzzle_ids"].tolist() == [ids[b.astype(np.uint8).tobytes()] for b in batch["input_ids"].numpy()]

@@ -173,7 +173,13 @@ def test_a_changed_file_is_another_data_set(build, tmp_path):
         (HEADER + GOOD + GOOD.replace("1....", "1..Z."), r"train\.csv, row 2, question: .*unknown symbol 'Z'", 1),
         (HEADER + GOOD + GOOD.replace("1....", "2...."), r"train\.csv, row 2, answer: .*but the question gives 2", 1),
         (HEADER + GOOD + GOOD.replace(",0\n", ",hard\n"), r"train\.csv, row 2: rating is 'hard'; expected a number", 1),
+        (HEADER + GOOD + GOOD.replace(",0\n", ",1e39\n"), r"train\.csv, row 2: rating is '1e39'; expected a number", 1),
         (HEADER + GOOD + "x,1...\n", r"train\.csv, row 2, question: .*symbols, expected 16", 1),
+        (
+            HEADER.replace("\n", ",puzzle_id\n") + GOOD.replace("\n", ",3\n") + GOOD.replace("\n", ",x\n"),
+            r"train\.csv, row 2, puzzle_id: it is 'x'; expected an integer from 0",
+            1,
+        ),
     ],
 )
 def test_bad_files(build, tmp_path, content, message, skipped):
@@ -230,6 +236,11 @@ def test_uniqueness_on_request(build, tmp_path, family, config, puzzle, row):
         (["--configs", "full", "--seed", "-1"], "seed is -1; it must be at least 0"),
         (["--configs", "full", "--path", "a\0b"], r"argument --path: 'a\x00b' names nothing"),
         (["--configs", "full", "--output", ""], "'' names nothing"),
+        (["--configs", "full,1k,full"], "configs is 'full,1k,full', which names one more than once"),
+        (["--configs", "full", "--subsample_size", "5"], "subsample_size is given, and what is built has all puzzles"),
+        (["--configs", "full", "--num_train", "5"], "num_train is given with source csv; it is for source generate"),
+        (["--configs", "full", "--revision", "main"], "revision is given with source csv; it is for source hub"),
+        (["--configs", "1k"], "choose a smaller subsample_size, or a configuration that has all: --configs full"),
     ],
 )
 def test_impossible_builds(sudokus, tmp_path, capsys, words, message):
@@ -388,6 +399,47 @@ def test_sets_of_early_versions_are_checked_for_what_they_record(checked, tmp_pa
     assert "every data file and row is as it was built; its record, of an early version" in capsys.readouterr().out
     overwrite_labels(folder)
     assert command("data", "info", folder, "--check") == 2
+
+
+def test_a_damaged_folder_is_not_published(checked, tmp_path, capsys, monkeypatch):
+    """Refused before anything is asked of the Hub; a card to which its owner added is no damage."""
+    folder = tmp_path / "built"
+    shutil.copytree(checked, folder)
+    (folder / "README.md").write_text("another card")
+    check_folder(folder, edited=("README.md",))
+    (folder / "notes.txt").write_text("mine")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert command("data", "publish", folder, "org/set") == 2
+    assert "notes.txt is not recorded in provenance.json" in capsys.readouterr().err
+
+
+def test_mazes_have_no_configuration_of_all(mazes, tmp_path, capsys):
+    words = ["--source", "csv", "--path", mazes, "--puzzle", "maze-6x6", "--cache_dir", tmp_path / "cache"]
+    assert command("data", "build", "maze", *words, "--output", tmp_path / "built") == 2
+    assert "draws 1,000 of them: choose a smaller subsample_size\n" in capsys.readouterr().err
+
+
+def test_ratings_below_zero_are_drawn(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(HEADER + GOOD.replace(",0\n", ",-2\n"))
+    options = {"path": str(tmp_path), "puzzle": "sudoku-4x4", "cache_dir": str(tmp_path / "cache")}
+    build_folder([SudokuExtreme("full", source="csv", **options)], tmp_path / "built", "unknown")
+    assert (tmp_path / "built" / "images" / "difficulty.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_processes_generate_one_set(tmp_path):
+    """Which both find missing: one draws it, the other waits and takes it."""
+    code = f"""
+from air_hf.dataset_builders.sudoku import SudokuExtreme
+builder = SudokuExtreme("full", source="generate", puzzle="sudoku-4x4", num_train=300, num_test=20,
+                        cache_dir={str(tmp_path)!r})
+print(builder.split_sizes())
+"""
+    jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for job in jobs:
+        assert job.communicate(timeout=120)[0].endswith("{'train': 300, 'test': 20}\n")
+        assert job.returncode == 0
+    assert [path.suffix for path in (tmp_path / "air-hf-generated").iterdir()] == [""]
 
 
 def test_a_published_card_names_its_repository(checked, tmp_path):

@@ -21,6 +21,7 @@ from air_hf.run_recipe import RunRecipe
 from air_hf.runs import load_checkpoint, parse_recipe
 from air_hf.runs import make_model as make_model_of_recipe
 from air_hf.runs.data import load_files
+from air_hf.runs.facts import _origin
 from air_hf.runs.start import make_config, take_weights
 from air_hf.training import Learner, Recipe
 from air_hf.variants import CONFIG_FIELDS
@@ -94,6 +95,23 @@ def test_a_run_that_begins_with_weights(make_model, tmp_path, capsys):
     assert facts["init_from"]["name"] == "model"
     assert len(facts["init_from"]["sha256"]) == 64
     assert str(tmp_path) not in json.dumps(facts)
+    make_model(seed=9, max_segments=3, num_hidden_layers=1).save_pretrained(tmp_path / "model")  # which trained on
+    words[words.index("--max_steps") + 1] = 3
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *map(str, words), "--resume_from", "latest"])
+    again = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert (stopped.value.code, again["step"], again["init_from"]) == (0, 3, facts["init_from"])
+
+
+def test_what_a_run_began_with_is_recorded_by_its_weights(make_model, tmp_path):
+    """By all of its files, and by the name of a model that comes with the package."""
+    digests = set()
+    for seed in (1, 2):
+        make_model(seed=seed).save_pretrained(tmp_path / str(seed), max_shard_size="50KB")
+        assert (tmp_path / str(seed) / "model.safetensors.index.json").is_file()
+        digests.add(_origin(str(tmp_path / str(seed)), None)["sha256"])
+    assert len(digests) == 2
+    assert _origin("sudoku-4x4", None)["name"] == "sudoku-4x4"
 
 
 # Recipes of later stages, the model of the package that each ends with, and how the model before it differs.

@@ -599,6 +599,14 @@ def test_no_path_is_published(checkpoint, tmp_path, place, monkeypatch):
     assert contents(again) == contents(staged)
 
 
+def test_what_else_lies_beside_a_checkpoint_stays_here(checkpoint, tmp_path):
+    expected = contents(stage_checkpoint(checkpoint, tmp_path / "plain", "org/model"))
+    for name in ("optimizer.pt", "env.txt", "private/notes.txt", "images/screen.bin", ".env"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("secret")
+    assert contents(stage_checkpoint(checkpoint, tmp_path / "staged", "org/model")) == expected
+
+
 def test_symbols_of_boards_are_published_as_they_are():
     """Also those that separate folders elsewhere."""
     split = training_facts()["data"]["test"] | {"example": "/~\\" + "." * 13}

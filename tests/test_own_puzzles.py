@@ -127,6 +127,21 @@ def test_a_grid_of_any_symbols(tmp_path):
     assert [len(line) for line in puzzle.draw_text(puzzles.answers[0], puzzles.questions[0])] == [5, 5]
 
 
+@pytest.mark.parametrize("example", ["solve", "analyze"])
+def test_examples_take_the_models_symbols(example, make_model, tmp_path):
+    """Not those of the test file, which may lack one of them: ids would be others."""
+    options = {"symbols": ".ABCD", "givens": "."}
+    model = make_model(puzzle="grid-2x2", puzzle_options=options, vocab_size=6, seq_len=4, position_embedding="none")
+    model.save_pretrained(tmp_path / "model")
+    build_tokenizer(puzzle_of(model.config)).save_pretrained(tmp_path / "model")
+    write_rows(tmp_path, [("A..D", "ADDD"), ("D...", "DDDA")], splits=("test",))
+    words = ["--checkpoint", tmp_path / "model", "--data", tmp_path, "--count", "2"]
+    done = subprocess.run([sys.executable, f"examples/{example}.py", *map(str, words)], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "D" in done.stdout if example == "solve" else "undisturbed" in done.stdout
+
+
 def test_symmetries_and_rules_of_grids():
     plain, turned = (get_puzzle("grid-3x3", symbols=".ab", givens=".", symmetries=s) for s in ("none", "dihedral"))
     rng = np.random.default_rng(0)
@@ -222,6 +237,8 @@ def test_a_grid_becomes_a_data_set(tmp_path, capsys):
     assert command("data", "build", "grid", "--source", "hub", "--puzzle", "grid-2x2", "--symbols", "ab", "--output",
                    tmp_path / "none") == 2  # fmt: skip
     assert command("data", "build", "grid", "--source", "csv", "--path", folder, "--output", tmp_path / "none") == 2
+    assert command("data", "build", "grid", "--source", "csv", "--path", folder, "--puzzle", "sudoku-4x4",
+                   "--output", tmp_path / "none") == 2  # fmt: skip
     shown = capsys.readouterr().err
     assert "no grid puzzles are known on the Hub" in shown
     assert "puzzle is missing; say what the boards are" in shown

@@ -57,6 +57,16 @@ def assemble(models: list[Path], place: Path) -> None:
     build_space.build(models, place)
 
 
+def test_models_of_runs_have_the_names_of_the_runs(tmp_path):
+    """Whose checkpoints are all called alike; of two of one name the page could only show one."""
+    for run in ("one", "other/one"):
+        tiny_model().save_pretrained(tmp_path / run / "checkpoint")
+    assemble([tmp_path / "one" / "checkpoint"], tmp_path / "page")
+    assert [model["name"] for model in json.loads((tmp_path / "page" / "models.json").read_text())] == ["one"]
+    with pytest.raises(ValueError, match="one/checkpoint are both called one; copy one to a folder of another name"):
+        assemble([tmp_path / run / "checkpoint" for run in ("one", "other/one")], tmp_path / "page")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The assembled page with one model, and with the same graphs as one of 4x4 mazes."""
