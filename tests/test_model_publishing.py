@@ -182,7 +182,7 @@ def test_publish_command(connected, checkpoint, capsys):
     before = contents(checkpoint)
     words = ["--license", "mit", "--project_url", "https://example.org/air", "--tags", "a,b", "--revision", "v2"]
     assert publish_command(checkpoint, "puzzles/mine", *words) == 0
-    assert 'AutoModel.from_pretrained("puzzles/mine")' in capsys.readouterr().out
+    assert 'AutoModel.from_pretrained("puzzles/mine", trust_remote_code=True)' in capsys.readouterr().out
     assert contents(checkpoint) == before
     files = connected.files("model", "puzzles/mine", "v2")
     assert "training_state/state.json" not in files
