@@ -1,6 +1,8 @@
 """The `air-hf` command: a dispatcher; each command's parser and worker are in `air_hf/commands/`."""
 
 import importlib
+import os
+import signal
 import sys
 
 import httpx2
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     _hide_bars_of_weights()
     try:
         status = run(parser.parse_args(argv[1:]))
+    except BrokenPipeError:  # who reads the output, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # of what is still to be flushed
+        status = 128 + signal.SIGPIPE
     # Bad input of ours is a ValueError throughout; the others are the Hub's and the file system's.
     except (ValueError, StrictDataclassError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         print(f"air-hf {name}: error: {one_line(error)}", file=sys.stderr)

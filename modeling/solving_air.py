@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import numbers
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -356,7 +357,7 @@ class SolvingEngine:
         images: Images | None = None,
         return_trajectory: bool = False,
     ):
-        if type(batch_size) is not int or batch_size < 1:
+        if not _is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; it must be at least 1.")
         name = model.config.puzzle or "a model that names no puzzle"
         if config.needs_verifier and verifier is None:
@@ -366,7 +367,13 @@ class SolvingEngine:
         if config.symmetries and images is None:
             hint = "air_hf.solving.solve(model, input_ids, config) brings those of its family"
             raise ValueError(f"symmetries are asked for, but none are given for {name}; {hint}.")
-        self.model, self.config, self.batch_size = model, config, batch_size
+        if config.rollouts > 1 and not (config.noise or config.symmetries or config.start == "random"):
+            warnings.warn(
+                f"all {config.rollouts} rollouts of a puzzle will be alike: noise is 0, the start is fixed, and there "
+                "are no symmetries; set noise, e.g. 0.3",
+                stacklevel=3,
+            )
+        self.model, self.config, self.batch_size = model, config, int(batch_size)
         self.verifier, self.images, self.return_trajectory = verifier, images, return_trajectory
         own = model.config.max_segments * (1 if config.budget is None else _DEEPER)
         self.max_segments = config.max_segments or own
@@ -381,6 +388,7 @@ class SolvingEngine:
 
         A source that has no puzzle yet and may have one later gives None: what is in the slots goes on meanwhile.
         """
+        self._slots, self._tasks, self._unroll, self._answers = [], [], None, None  # of a run that was broken off
         index = itertools.count()
         source = (
             None if puzzle is None else _Task(next(index), puzzle, self.config, self.max_segments) for puzzle in puzzles

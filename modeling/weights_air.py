@@ -5,7 +5,7 @@ Only headers are read here, so it costs milliseconds; whether the numbers are fi
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,10 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
     names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
     if variant:
         names = ["{0}.{2}.{1}".format(*name.rsplit(".", 1), variant) for name in names]
-    if (whole := fetch_file(source, names[0], **place)) is not None:
+    whole, index = find_weights(source, names, **place)
+    if whole is not None:
         return read_header(whole)
-    if (index := fetch_file(source, names[1], **place)) is None:
+    if index is None:
         raise CheckpointError(f"{source} holds no weights: {names[0]} is missing{_pickled(source)}")
     facts = read_json_object(index)
     weight_map = facts.get("weight_map")
@@ -102,6 +103,20 @@ def read_shapes(source: str | os.PathLike, variant: str | None = None, **place) 
             )
         shapes |= found
     return shapes
+
+
+def find_weights(
+    source: str | os.PathLike, names: Sequence[str] = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), **place
+) -> tuple[str | None, str | None]:
+    """Where the file of all weights is on this machine or, without one, the index of several; see [`fetch_file`].
+
+    Out of the Hub's reach, what the cache has is what there is.
+    """
+    try:
+        whole = fetch_file(source, names[0], **place)
+    except LocalEntryNotFoundError:
+        return None, fetch_file(source, names[1], **place)
+    return whole, None if whole is not None else fetch_file(source, names[1], **place)
 
 
 def fetch_file(source: str | os.PathLike, name: str, subfolder: str = "", **place) -> str | None:

@@ -591,7 +591,7 @@ def test_a_finished_file_is_told_again(capsys, checkpoint, boards, tmp_path):
     assert "boards a second" not in again[2]
     before = output.read_bytes()
     status, _, err = run_command(capsys, *words, "--budget", "7")
-    assert (status, "was begun with another solve" in err) == (2, True)
+    assert (status, "was begun with budget 256 by " in err) == (2, True)
     for questions, said in ((boards[0][1:], "row 1: the question is not that of row 1"), (boards[0][:3], "row 4: the"),
                             ([*boards[0], boards[0][0]], "is finished, and")):  # fmt: skip
         write_csv(file, questions, [boards[1][0]] * len(questions))
@@ -757,8 +757,9 @@ def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--mode", "plain", "--max_segments", "1"], "out.csv was begun with another solve"),
-        (["--dtype", "bfloat16"], "out.csv was begun with another dtype"),
+        (["--mode", "plain", "--max_segments", "1"], "out.csv was begun with max_segments None by "),
+        (["--budget", "9", "--noise", "0.5"], "out.csv was begun with noise 0.3 by "),
+        (["--dtype", "bfloat16"], "out.csv was begun with dtype 'float32' by "),
     ],
 )
 def test_results_of_another_way_of_solving_are_not_mixed(capsys, checkpoint, boards, tmp_path, change, said):

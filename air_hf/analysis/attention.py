@@ -275,6 +275,12 @@ class Contrasts:
         }
 
 
+def maps_within(model: AIRForPuzzleSolving) -> int:
+    """As many puzzles as keep the maps of an update in 128 MiB."""
+    config = model.config
+    return max(1, _MAP_BYTES // (4 * config.num_attention_heads * config.num_network_positions**2))
+
+
 def attention_contrasts(
     model: AIRForPuzzleSolving,
     puzzles: PuzzleSet,
@@ -309,8 +315,7 @@ def attention_contrasts(
     segments = choose_segments(segments, config.max_segments if max_segments is None else max_segments)
     layers = check_indices("layer", layers, config.num_hidden_layers)
     heads = check_indices("head", heads, config.num_attention_heads)
-    if batch_size is None:
-        batch_size = max(1, _MAP_BYTES // (4 * config.num_attention_heads * config.num_network_positions**2))
+    batch_size = maps_within(model) if batch_size is None else batch_size
     shape = (len(puzzles), len(segments), len(layers), len(CLASSES), len(metric_names(puzzle)))
     sums = {name: np.zeros(shape) for name in ("counts", "sums", "squares", "positives")}
     result = Contrasts(metric_names(puzzle), segments, layers, **sums, levels=np.zeros((2, *shape)))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of
 from air_hf.analysis.tracing import trace
-from air_hf.analysis.walk import LEVELS, Walk
+from air_hf.analysis.walk import LEVELS, Walk, in_batches
 from air_hf.data import PuzzleSet
 from air_hf.modeling import AIRForPuzzleSolving, AIRInputs, AIRState
 from air_hf.puzzles.base import PADDING
@@ -188,7 +188,7 @@ def patch_states(
     max_segments: int | None = None,
     batch_size: int = 64,
 ) -> Patching:
-    """Before a segment, gives every puzzle the state of the next one in its batch, and runs to the end.
+    """Before a segment, gives every puzzle the state of the next one, the last that of the first, and runs to the end.
 
     Args:
         model ([`AIRForPuzzleSolving`]): in evaluation mode.
@@ -211,9 +211,9 @@ def patch_states(
         raise ValueError(f"{len(puzzles)} puzzles were given; a swap needs at least 2")
     boards = [
         _run_patched(model, puzzles, rows, level, segment, max_segments)
-        for rows in tqdm(_at_least_two(np.arange(len(puzzles)), batch_size), "patching", delay=2, leave=False)
+        for rows in in_batches(len(puzzles), batch_size, "patching")
     ]
-    donors = np.concatenate([np.roll(part, -1, 0) for part in _at_least_two(np.arange(len(puzzles)), batch_size)])
+    donors = np.roll(np.arange(len(puzzles)), -1)
     plain, patched = (np.concatenate(parts) for parts in zip(*boards, strict=True))
     questions, answers = puzzles.questions, puzzles.answers
     theirs = answers[donors]
@@ -232,14 +232,11 @@ def patch_states(
     )
 
 
-def _at_least_two(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return np.array_split(rows, max(1, min(-(-len(rows) // batch_size), len(rows) // 2)))
-
-
 def _run_patched(
-    model, puzzles: PuzzleSet, rows: np.ndarray, level: str, segment: int, max_segments: int
+    model, puzzles: PuzzleSet, batch: slice, level: str, segment: int, max_segments: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Final boards (B, S) without and with the swap."""
+    rows = np.arange(batch.start, batch.stop + 1) % len(puzzles)  # and the one whose state the last of them gets
     ids, finals = torch.from_numpy(puzzles.questions[rows]).long(), []
     for swap in (False, True):
         walk = Walk(model, ids, puzzle_ids_of(puzzles, rows), max_segments)
@@ -249,5 +246,5 @@ def _run_patched(
                 state = walk.rollout.state
                 z_h, z_l = (z.roll(-1, 0) if here in level else z for here, z in (("H", state.z_h), ("L", state.z_l)))
                 walk.rollout.state = AIRState(z_h, z_l, state.num_segments)
-        finals.append(final.cpu().numpy())
+        finals.append(final[:-1].cpu().numpy())
     return finals[0], finals[1]

@@ -53,7 +53,6 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 _KINDS = ("png", "svg")
-_OPTIONAL = {"freeze", "attention", "attention-example", "probe", "trajectories"}  # figures of some studies only
 _BOARDS_IN_GRID = 8
 _SHADE = 0.75  # opacity of attention over a board
 _GIF_SECONDS = 0.5  # of a frame
@@ -79,7 +78,7 @@ def save(figure: Figure, path: Path, dpi: int = 120) -> Path:
 def draw_study(
     model: AIRForPuzzleSolving, puzzles: PuzzleSet, study: Study, folder: Path, board: int | None = None
 ) -> list[Path]:
-    """Every figure of a study. Those that an earlier study left in the folder, and this one has not, are removed.
+    """Every figure of a study.
 
     Args:
         model ([`AIRForPuzzleSolving`]), puzzles ([`PuzzleSet`]), study ([`Study`]): what was studied.
@@ -121,9 +120,6 @@ def draw_study(
             figure = draw()
             written += [save(figure, folder / f"{name}.{kind}") for kind in _KINDS]
         written.append(animate_states(puzzles.puzzle, question, answer, one, folder / "states.gif"))
-    for name in _OPTIONAL - drawings.keys():
-        for kind in _KINDS:
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return written
 
 
@@ -260,6 +256,7 @@ def _curve(
     axes, x: np.ndarray, values: np.ndarray, level: str, label: str | None = None, style: str = "-", top: float = np.inf
 ) -> None:
     """Mean over puzzles (U, B) with the 95 % interval, which no value above `top` can be in."""
+    values = values[:, ~np.isnan(values).any(0)]  # a board without an open cell has no share of them
     mean, half = values.mean(1), Z_95 * values.std(1, ddof=1) / values.shape[1] ** 0.5 if values.shape[1] > 1 else 0
     _line(axes, x, mean, level, label, style)
     axes.fill_between(x, mean - half, np.minimum(mean + half, top), color=COLORS[level], alpha=0.18, linewidth=0)
@@ -416,6 +413,8 @@ def draw_attention_example(
     open_cells = np.flatnonzero(question != answer)
     if not len(open_cells):  # of a maze whose ends touch, no cell changes
         open_cells = np.flatnonzero(puzzle.undecided(question))
+    if not len(open_cells):  # of a board that is complete
+        open_cells = np.arange(len(question))
     cell = int(open_cells[len(open_cells) // 2])
     for level in "LH":
         update = f"{segment}.{level}.0"

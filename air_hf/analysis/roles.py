@@ -27,7 +27,8 @@ class Roles:
 
     Args:
         committed (array of shape `(U, B)`): share of the open cells, those that an answer decides
-            ([`Puzzle.undecided`]: blank in Sudoku, floor in mazes), decoded to a symbol of answers.
+            ([`Puzzle.undecided`]: blank in Sudoku, floor in mazes), decoded to a symbol of answers; of this and the
+            following two NaN where a board has no such cell.
         held_back (array of shape `(U, B)`): share of the open cells decoded to the held-back symbol.
         accuracy (array of shape `(U, B)`): share of the open cells that are right.
         exact (array of shape `(U, B)`): 1 where every labelled cell of the board is right.
@@ -81,7 +82,7 @@ def measure_roles(symbols: torch.Tensor, puzzle: Puzzle, questions: np.ndarray, 
     held = symbols == puzzle.held_back
     committed = ~held & (symbols != PADDING)
     flips, changes = transitions(symbols, puzzle.held_back)
-    num_open = open_cells.sum(-1).double().clamp(min=1)
+    num_open = open_cells.sum(-1).double()
 
     def share(cells: torch.Tensor) -> np.ndarray:
         return ((cells & open_cells).sum(-1).double() / num_open).numpy()
@@ -131,7 +132,8 @@ class RoleStudy:
 
     def ever(self, level: str, name: str) -> Estimate:
         """Share of the puzzles in which a share is above 0 at some update since the level was first written."""
-        return estimate((self._since_written(level, name) > 0).any(0))
+        shares = self._since_written(level, name)
+        return estimate(np.where(np.isnan(shares).all(0), np.nan, (shares > 0).any(0)))
 
 
 def study_roles(
@@ -173,9 +175,9 @@ def study_roles(
     )
 
 
-def puzzle_ids_of(puzzles: PuzzleSet, rows: slice | np.ndarray = slice(None)) -> torch.LongTensor | None:
-    """Rows of the prefix table (B,) of some puzzles; None where they carry none."""
-    return None if puzzles.puzzle_ids is None else torch.from_numpy(puzzles.puzzle_ids[rows])
+def puzzle_ids_of(puzzles: PuzzleSet, rows: slice | np.ndarray = slice(None)) -> torch.LongTensor:
+    """Rows of the prefix table (B,) of some puzzles."""
+    return torch.from_numpy(puzzles.puzzle_ids[rows])
 
 
 def check_fit(model: AIRForPuzzleSolving, puzzles: PuzzleSet) -> None:

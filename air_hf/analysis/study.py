@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from air_hf.analysis.attention import Contrasts, attention_contrasts, choose_segments
+from air_hf.analysis.attention import Contrasts, attention_contrasts, choose_segments, maps_within
 from air_hf.analysis.dynamics import Geometry, Patching, measure_geometry, patch_states
 from air_hf.analysis.probes import ProbeAccuracy, fit_probes
 from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of, study_roles
@@ -18,6 +18,7 @@ from air_hf.hub.model_card import find_variant
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.modeling_air import check_max_segments
 from air_hf.puzzles import Puzzle, family_name, puzzle_of
+from air_hf.puzzles.base import PADDING
 
 PARTS = ("roles", "freeze", "attention", "probe", "geometry", "patching")
 PAPER_PARTS = ("roles", "freeze", "attention")
@@ -171,7 +172,8 @@ def run_study(
                 model, puzzles, max_segments, frozen=level, freeze_from=freeze_from, batch_size=batch_size
             )
     if "attention" in parts:
-        study.contrasts = attention_contrasts(model, puzzles, segments, max_segments=max_segments)
+        size = min(batch_size, maps_within(model))
+        study.contrasts = attention_contrasts(model, puzzles, segments, max_segments=max_segments, batch_size=size)
     if "probe" in parts:
         study.probe = fit_probes(model, puzzles, max_segments, batch_size=batch_size)
     if "geometry" in parts:
@@ -214,6 +216,10 @@ def _what_to_skip(
         reasons["patching"] = "a rollout of one segment has no states to swap"
     if len(puzzles) < 2:
         reasons |= dict.fromkeys(("probe", "patching"), f"it needs at least 2 puzzles; there are {len(puzzles)}")
+    open_boards = (puzzles.puzzle.undecided(puzzles.questions) & (puzzles.answers != PADDING)).any(-1)
+    half = len(puzzles) // 2
+    if not (open_boards[:half].any() and open_boards[half:].any()):
+        reasons.setdefault("probe", "all boards of one half of the puzzles are complete")
     skipped = {part: reason for part, reason in reasons.items() if part in parts}
     for part, reason in skipped.items():
         if not skip or (part == "attention" and segments is not None):

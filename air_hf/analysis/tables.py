@@ -1,5 +1,6 @@
 """A study as tables, in Markdown and JSON; where the paper has the number, it stands beside ours."""
 
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -42,8 +43,14 @@ class Table:
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
 
 
+# Figures that a study may have, drawn by [`draw_study`].
+FIGURES = (
+    "boards", "roles", "segments", "freeze", "attention", "attention-example", "probe", "trajectories", "states",
+)  # fmt: skip
+
+
 def write_report(study: Study, folder: Path, title: str) -> list[Table]:
-    """Writes report.md and report.json, and returns the tables."""
+    """Writes report.md and report.json, and returns the tables. Figures of an earlier study there are removed."""
     tables = make_tables(study)
     facts = "\n".join(f"- {name}: {value}" for name, value in study.facts.items() if value is not None)
     skipped = "".join(f"\n\nNo {part}: {reason}." for part, reason in study.skipped.items())
@@ -52,6 +59,8 @@ def write_report(study: Study, folder: Path, title: str) -> list[Table]:
     content = {"facts": study.facts, "skipped": study.skipped, "paper": PAPER["source"]}
     content["tables"] = {table.title: table.data for table in tables}
     write_text(folder / "report.json", json.dumps(content, indent=1, default=float, allow_nan=False) + "\n")
+    for name, kind in itertools.product(FIGURES, ("png", "svg", "gif")):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return tables
 
 

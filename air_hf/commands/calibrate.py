@@ -7,6 +7,7 @@ from pathlib import Path
 
 from air_hf.commands.place import add_device_option, add_place_options, place_of
 from air_hf.data import load_puzzles
+from air_hf.evaluation import bare_name
 from air_hf.files import check_place, write_text
 from air_hf.hub import load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, SolveConfig
@@ -42,12 +43,15 @@ def _calibrate(args: argparse.Namespace) -> int:
     puzzles = load_puzzles(args.data, puzzle_of(model.config), split="test")
     if args.limit is not None:
         puzzles = puzzles.sample(args.limit, args.seed)
+    puzzles.check_model(model.config)
     stored = model.solve_config
     max_segments = stored.max_segments if args.max_segments is None else args.max_segments
+    if max_segments is None and stored.budget is not None:  # with which twice as many would be run
+        max_segments = model.config.max_segments
+    planned = replace(stored, max_segments=max_segments)  # refuses what contradicts it before anything runs
     found = calibrate(run_segments(model, puzzles, max_segments, args.batch_size), args.tolerance)
     config = replace(
-        stored,
-        max_segments=max_segments,
+        planned,
         # As it was measured: the first rollout without noise, from the fixed start.
         plain_first=stored.plain_first or stored.noise > 0 or stored.start != "fixed",
         early_exit="q_halt",
@@ -69,7 +73,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _facts(found: Calibration, source: str, puzzles: int, tolerance: float) -> dict:
     """What to store beside the choice; the puzzles' place without folders, which mean nothing elsewhere."""
     return {
-        "data": Path(source).name,
+        "data": bare_name(source),
         "puzzles": puzzles,
         "tolerance": tolerance,
         "exact_all_segments": found.exact_without,

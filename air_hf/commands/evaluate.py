@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from air_hf.commands.place import add_device_option, add_place_options, add_puzzle_option, place_of
@@ -37,10 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    for name, least in (("limit", 1), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
     place = place_of(args)
     if args.output is not None:
         check_place(args.output)
@@ -53,13 +50,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         source = load_files(args.data, puzzle, "test")
     source = source.sample(args.limit, args.seed)
     config = config_of(args, model.solve_config, puzzle)
+    trained = training_facts(args.checkpoint, **place)
     if not is_plain(config):
         scores = evaluate_solving(model, source.puzzles, config, args.batch_size)
         print(f"{scores.table()}\n{describe(config)}")
         if args.output:
-            write_text(args.output, json.dumps(scores.to_dict() | source.origin(), indent=2) + "\n")
+            how = {"puzzle": source.puzzles.puzzle.name, "precision": args.dtype, "step": trained.get("step")}
+            record = scores.to_dict() | how | {"solve": asdict(config)} | source.origin()
+            write_text(args.output, json.dumps(record, indent=2) + "\n")
         return
-    trained = training_facts(args.checkpoint, **place)
     result = evaluate_model(
         model, source.puzzles, args.batch_size, config.max_segments, step=trained.get("step"), ema=trained.get("ema"),
         origin=source.origin(),

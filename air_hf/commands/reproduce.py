@@ -7,6 +7,7 @@ from pathlib import Path
 from air_hf.analysis.study import PAPER_PARTS, load_study, run_study
 from air_hf.analysis.tables import write_report
 from air_hf.commands.place import add_place_options, add_puzzle_option, device, place_of
+from air_hf.files import check_place
 from air_hf.parsing import count, seed
 from air_hf.recipes import recipe_tasks
 
@@ -48,8 +49,7 @@ def run_parts(
     Returns:
         the model, its puzzles, and the study.
     """
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"--output {args.output} is a file; expected a folder, or a name that is free")
+    check_place(args.output, "a folder")
     model, puzzles, facts = load_study(
         args.checkpoint, args.data, args.dataset, args.dataset_config, args.puzzles, args.seed, args.device, task,
         args.puzzle, **place_of(args),

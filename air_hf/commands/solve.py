@@ -77,6 +77,8 @@ def _solve(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is {getattr(args, name)}, but there is no --dataset whose it could be")
     if args.boards == _STREAM:
+        if sys.stdin is None:
+            raise ValueError("standard input is closed; there are no boards to read")
         return _solve_rows(args, read_lines(sys.stdin.fileno()), "standard input", _results_file(args.output), None)
     if os.path.isfile(args.boards):  # Path.is_file raises an error where a board is too long for a file's name
         return _solve_file(args, Path(args.boards))

@@ -18,7 +18,7 @@ from air_hf.files import sha256
 from air_hf.hub.shipped import resolve_checkpoint, shipped_checkpoints
 from air_hf.hub.transfer import READ_ERRORS, describe_error
 from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
-from air_hf.modeling.weights_air import fetch_file, read_json_object
+from air_hf.modeling.weights_air import fetch_file, find_weights, read_json_object
 from air_hf.puzzles import family_name, get_puzzle, puzzle_of
 from air_hf.tokenization import build_tokenizer
 
@@ -149,15 +149,16 @@ def weights_sha256(checkpoint: str | Path, **place) -> str:
     Raises:
         CheckpointError: there are no weights, or fewer files than the index lists.
     """
-    if path := find_file(checkpoint, "model.safetensors", **place):
-        return sha256(path)
-    index = find_file(checkpoint, "model.safetensors.index.json", **place)
+    find_file(checkpoint, "config.json", **place)  # says what is wrong where there is no checkpoint
+    whole, index = find_weights(resolve_checkpoint(checkpoint), **place)
+    if whole is not None:
+        return sha256(whole)
     if index is None:
         raise CheckpointError(f"{checkpoint} holds no model.safetensors")
     digests = []
     for name in sorted(set(read_json_object(index).get("weight_map", {}).values())):
         if (path := find_file(checkpoint, name, **place)) is None:
-            raise CheckpointError(f"{checkpoint}: {name} is missing, which {index.name} lists")
+            raise CheckpointError(f"{checkpoint}: {name} is missing, which {Path(index).name} lists")
         digests.append(sha256(path))
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -181,6 +182,10 @@ def load_tokenizer(source: str | Path, config: AIRConfig, **place) -> PreTrained
     path, puzzle = find_file(source, "tokenizer.json", **place), puzzle_of(config)
     if path is None:
         raise CheckpointError(f"{source} has no tokenizer: tokenizer.json is missing")
+    if config.vocab_size != puzzle.vocab_size:
+        raise CheckpointError(
+            f"{source}: vocab_size is {config.vocab_size}; {puzzle.name} has {puzzle.vocab_size}, padding included"
+        )
     facts, tokenizer = read_json_object(path), build_tokenizer(puzzle)
     # Compared before the library runs them: a pattern may take for ever on a board, or panic.
     ours = json.loads(tokenizer.backend_tokenizer.to_str())

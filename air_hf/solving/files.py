@@ -75,12 +75,15 @@ class FileWork:
         begun = self._is_finished or any(part.path.exists() for part in self._parts)
         if begun and path.exists():
             before = read_json_object(path)
-            for name in how.keys() - {"model"}:
-                if before.get(name) != how[name]:
-                    raise DataError(
-                        f"{self.output} was begun with another {name.replace('_', ' ')} ({before.get('model')}; "
-                        f"{path.name} says how); go on as it was begun, choose another --output, or remove both"
-                    )
+            now = json.loads(json.dumps(how))
+            for known, asked in ((before, now), (before.get("solve") or {}, now["solve"])):
+                for name in (name for name in asked if name not in ("model", "solve")):
+                    if known.get(name) != asked[name]:
+                        raise DataError(
+                            f"{self.output} was begun with {name} {known.get(name)!r} by {before.get('model')}, and this "
+                            f"is {asked[name]!r} ({path.name} says how it was begun); go on as it was begun, choose another --output, or "
+                            "remove both"
+                        )
         elif begun:
             print(f"note: it is not recorded how the rows in {self.output} were solved", file=sys.stderr)
         elif self.state.is_main_process:
