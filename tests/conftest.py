@@ -45,3 +45,17 @@ def make_model():
         return model.eval()
 
     return make
+
+
+@pytest.fixture
+def make_lively_model(make_model):
+    """As `make_model`, but with answers that differ by cell and segment: at their start weights answer padding."""
+
+    def make(*args, **overrides) -> AIRForPuzzleSolving:
+        model = make_model(*args, **overrides)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= 3
+        return model
+
+    return make

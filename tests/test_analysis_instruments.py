@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import re
+import statistics
 import weakref
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,9 @@ from air_hf.analysis.dynamics import (
     spectral_radius,
 )
 from air_hf.analysis.probes import fit_probes
-from air_hf.analysis.study import run_study
+from air_hf.analysis.statistics import estimate
+from air_hf.analysis.study import Study, run_study
+from air_hf.analysis.tables import modes_table
 from air_hf.analysis.tracing import puzzles_within
 from air_hf.data import PuzzleSet
 from air_hf.dataset_builders.generate import make_generator
@@ -58,8 +61,8 @@ def ids(puzzles) -> torch.Tensor:
 # --- trace and roles ---
 
 
-def test_a_trace_does_not_depend_on_the_batches(make_model, ids):
-    model = make_model()
+def test_a_trace_does_not_depend_on_the_batches(make_lively_model, ids):
+    model = make_lively_model()
     whole = trace(model, ids)
     parts = list(iterate_traces(model, ids, batch_size=5))
     assert [part.stop - part.start for part, _ in parts] == [5, 5, 2]
@@ -67,10 +70,11 @@ def test_a_trace_does_not_depend_on_the_batches(make_model, ids):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for _, part in parts], dim=1))
     torch.testing.assert_close(whole.entropy_l, torch.cat([p.entropy_l for _, p in parts], dim=1), rtol=1e-3, atol=1e-4)
     assert torch.equal(whole.only([3]).symbols_l, whole.symbols_l[:, 3:4])
+    assert all(len(symbols.unique()) > 3 for symbols in (whole.symbols_h, whole.symbols_l))
 
 
-def test_entropy_confidence_and_change_are_what_the_states_say(make_model, ids):
-    model = make_model(loss_function="softmax")
+def test_entropy_confidence_and_change_are_what_the_states_say(make_lively_model, ids):
+    model = make_lively_model(loss_function="softmax")
     t = trace(model, ids, max_segments=2, keep=("symbols", "entropy", "confidence", "change", "states"))
     probabilities = model.lm_head(t.z_l[:, :, -16:]).softmax(-1).detach()
     torch.testing.assert_close(t.confidence_l, probabilities.amax(-1))
@@ -83,8 +87,8 @@ def test_entropy_confidence_and_change_are_what_the_states_say(make_model, ids):
     torch.testing.assert_close(t.cosine[second], (after * before).sum(1) / after.norm(dim=1) / before.norm(dim=1))
 
 
-def test_a_frozen_state_stays_from_its_segment_on(make_model, ids):
-    t = trace(make_model(), ids, frozen="L", freeze_from=2, keep=("states",))
+def test_a_frozen_state_stays_from_its_segment_on(make_lively_model, ids):
+    t = trace(make_lively_model(), ids, frozen="L", freeze_from=2, keep=("states",))
     assert torch.equal(t.z_l[t.segment_ends[1]], t.z_l[-1])
     assert not torch.equal(t.z_l[t.segment_ends[0]], t.z_l[t.segment_ends[1]])
     assert not torch.equal(t.z_h[-1], t.z_h[-2])
@@ -104,7 +108,56 @@ def test_roles_count_what_a_loop_over_cells_counts(puzzles):
     assert [flips, changes, fixed, broken] == [
         getattr(roles, name)[1, 3] for name in ("mask_flips", "content_changes", "fixed", "broken")
     ]
-    assert roles.held_back[2, 3] == pytest.approx(held / (puzzles.questions[3] == 1).sum())
+    open_cells = puzzles.questions[3] == 1
+    assert roles.held_back[2, 3] == pytest.approx(held / open_cells.sum())
+    assert roles.committed[2, 3] == pytest.approx((symbols[2, 3].numpy() > 1)[open_cells].mean())
+    right = symbols[2, 3].numpy() == puzzles.answers[3]
+    assert roles.accuracy[2, 3] == pytest.approx(right[open_cells].mean())
+
+
+def test_boards_without_an_open_cell_have_no_share_of_them(make_lively_model, puzzles):
+    """They are left out of its mean, which is that of the others."""
+    complete = np.arange(12) % 2 == 0
+    mixed = replace(puzzles, questions=np.where(complete[:, None], puzzles.answers, puzzles.questions))
+    others = replace(puzzles, questions=puzzles.questions[~complete], answers=puzzles.answers[~complete],
+                     puzzle_ids=puzzles.puzzle_ids[~complete])  # fmt: skip
+    model = make_lively_model()
+    found, alone = study_roles(model, mixed), study_roles(model, others)
+    assert found.roles["H"].final("accuracy").mean == pytest.approx(alone.roles["H"].final("accuracy").mean)
+    for measure in ("mean", "ever"):
+        ours, theirs = (getattr(study, measure)("L", "held_back") for study in (found, alone))
+        assert (ours.count, ours.mean) == (6, pytest.approx(theirs.mean))
+    study = run_study(model, replace(puzzles, questions=puzzles.answers), {"puzzle": "sudoku-4x4"}, ["roles", "probe"])
+    assert study.skipped == {"probe": "all boards of one half of the puzzles are complete"}
+
+
+def test_means_over_updates_begin_where_a_level_was_written(make_lively_model, puzzles):
+    study = study_roles(make_lively_model(), puzzles)
+    first = study.trace.writes("H")[0]
+    assert first > 0
+    shares = np.zeros_like(study.roles["H"].held_back)
+    shares[:first], shares[first:, 0], shares[-1, 1] = 1, 0.5, 0.25
+    study.roles["H"].held_back = shares
+    assert study.mean("H", "held_back").mean == pytest.approx((0.5 + 0.25 / (len(shares) - first)) / 12)
+    assert study.ever("H", "held_back").mean == pytest.approx(2 / 12)
+
+
+def test_spread_is_that_of_a_sample():
+    values = [1.0, 2.0, 4.0, float("nan")]
+    found, alone = estimate(values), estimate([3.0])
+    assert (found.mean, found.count) == (pytest.approx(7 / 3), 3)
+    assert found.std == pytest.approx(statistics.stdev(values[:3]))
+    assert found.sem == pytest.approx(statistics.stdev(values[:3]) / 3**0.5)
+    assert (alone.mean, alone.to_dict()["sem"]) == (3, None)
+
+
+def test_when_puzzles_halt_is_counted(make_lively_model, puzzles):
+    study = study_roles(make_lively_model(max_segments=4), puzzles)
+    halts = torch.zeros(4, 12, dtype=torch.bool)
+    halts[1:, :5] = halts[2:, 5:8] = True  # and four never
+    study.trace.halts = halts
+    data = modes_table(Study({"segments": 4}, study)).data
+    assert (data["halting_histogram"], data["never_halted"]) == ([0, 5, 3, 4], 4)
 
 
 def test_modes_follow_the_segments_that_are_right(make_model, puzzles):
@@ -282,8 +335,8 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
     np.testing.assert_allclose(explained[1], values[:2] ** 2 / (values**2).sum(), rtol=1e-5)
 
 
-def test_cells_without_a_label_are_no_errors_of_a_swap(make_model, puzzles, ids):
-    model = make_model()
+def test_cells_without_a_label_are_no_errors_of_a_swap(make_lively_model, puzzles, ids):
+    model = make_lively_model()
     with torch.no_grad():
         final = model.solve(ids, max_segments=4).sequences.numpy().astype(np.uint8)
     answers = np.where(final == puzzles.answers, final, 0)  # labels where the model happens to be right
@@ -291,11 +344,13 @@ def test_cells_without_a_label_are_no_errors_of_a_swap(make_model, puzzles, ids)
     found = patch_states(model, replace(puzzles, answers=answers), "L", 2)
     right = ((final == answers) | (answers == 0)).all(1)
     assert found.exact_unpatched == right.mean() >= 0.5
-    assert found.cells == 0  # of every pair one has no label there
+    theirs, blank = np.roll(answers, -1, 0), puzzles.questions == 1
+    compared = blank & np.roll(blank, -1, 0) & (answers > 0) & (theirs > 0) & (answers != theirs)
+    assert found.cells == compared.sum() > 0
 
 
-def test_swapping_both_states_goes_on_with_the_donors(make_model, puzzles, ids):
-    model = make_model()
+def test_swapping_both_states_goes_on_with_the_donors(make_lively_model, puzzles, ids):
+    model = make_lively_model()
     answers = puzzles.answers.astype(np.int64)
     found = patch_states(model, puzzles, "LH", 2)
     state = None
@@ -309,6 +364,12 @@ def test_swapping_both_states_goes_on_with_the_donors(make_model, puzzles, ids):
     cells = (questions == 1) & (np.roll(questions, -1, 0) == 1) & (answers != theirs)
     assert found.own == pytest.approx((final == answers)[cells].mean(), abs=1e-9)
     assert found.donor == pytest.approx((final == theirs)[cells].mean(), abs=1e-9)
+    assert 0 < found.own != found.donor > 0
+    for size in (1, 5, 12):  # of which one has no successor in its batch
+        again = patch_states(model, puzzles, "LH", 2, batch_size=size)
+        assert (again.own, again.donor, again.cells) == (found.own, found.donor, found.cells)
+    with pytest.raises(ValueError, match="batch_size is 0; it must be at least 1"):
+        patch_states(model, puzzles, "L", 2, batch_size=0)
 
 
 def test_probes_are_ridge_regressions_tested_on_other_puzzles(make_model, puzzles, ids):
@@ -411,6 +472,26 @@ def test_analyze_writes_every_table_and_figure(saved, tmp_path, capsys):
     assert exit_status("analyze", *words, "--parts", "freeze") == 0  # no figure of the study before is left
     names = ("boards", "roles", "segments", "freeze")
     assert {path.stem for path in output.iterdir()} == {"report", "states", *names}
+    assert exit_status("analyze", *words, "--parts", "roles", "--no_figures") == 0
+    assert {path.stem for path in output.iterdir()} == {"report"}
+
+
+def test_analyze_complete_boards(saved, tmp_path, capsys):
+    """Nothing is open in them: no shares, no probe, and pictures all the same."""
+    checkpoint, data = saved()
+    answer = data.read_text().splitlines()[1].split(",")[1]
+    data.write_text(f"question,answer\n{answer},{answer}\n{answer},{answer}\n")
+    words = ("--checkpoint", checkpoint, "--data", data, "--puzzles", 2, "--output", tmp_path / "out")
+    assert exit_status("analyze", *words) == 0, capsys.readouterr().err
+    assert "No probe: all boards of one half of the puzzles are complete." in (tmp_path / "out/report.md").read_text()
+    assert (tmp_path / "out/states.gif").exists()
+
+
+def test_analyze_looks_at_its_place_before_it_runs(saved, tmp_path, capsys):
+    checkpoint, data = saved()
+    with mock.patch.object(study_module, "study_roles", side_effect=AssertionError("it ran")):
+        assert exit_status("analyze", "--checkpoint", checkpoint, "--data", data, "--output", data / "below") == 2
+    assert f"{data} is a file, not a folder" in capsys.readouterr().err
 
 
 def test_analyze_holds_a_state_from_a_segment_on(saved, puzzles, tmp_path, capsys):
@@ -542,12 +623,12 @@ def test_what_is_asked_for_and_cannot_be_had_is_refused_before_anything_runs(mak
     }  # fmt: skip
 
 
-def test_in_mazes_every_cell_of_floor_is_to_be_decided(make_model):
+def test_in_mazes_every_cell_of_floor_is_to_be_decided(make_lively_model):
     """A path's cells alone would be one symbol: nothing to probe, and no two solutions that differ."""
     puzzle = get_puzzle("maze-4x4")
     generator = make_generator(puzzle)
     mazes = PuzzleSet(puzzle, *generator.draw(8, np.random.default_rng(0)), "made")
-    model = make_model(puzzle="maze-4x4", vocab_size=6)
+    model = make_lively_model(puzzle="maze-4x4", vocab_size=6)
     floor = mazes.questions == 2
     found = patch_states(model, mazes, "LH", 2)
     differing = floor & np.roll(floor, -1, 0) & (mazes.answers != np.roll(mazes.answers, -1, 0))

@@ -67,14 +67,25 @@ def test_scores_by_hand(make_model, puzzles):
         assert text in table
 
 
-def test_evaluation_is_what_solve_answers(make_model, puzzles):
-    model = make_model().train()
+def test_evaluation_is_what_solve_answers(make_lively_model, puzzles):
+    model = make_lively_model().train()
     result = evaluate_model(model, puzzles, max_segments=3)
     assert model.training
     model.eval()
     answers = model.solve(torch.from_numpy(puzzles.questions.astype(np.int64)), max_segments=3).sequences.numpy()
     assert result.cell_accuracy == pytest.approx(score_boards(answers, puzzles.answers)["cell_accuracy"])
     assert len(result.exact_accuracy_by_segment) == 3
+    assert 0 < result.cell_accuracy < 1
+    first = model.solve(torch.from_numpy(puzzles.questions.astype(np.int64)), max_segments=1).sequences.numpy()
+    assert result.cell_accuracy != score_boards(first, puzzles.answers)["cell_accuracy"]
+
+
+def test_outputs_that_are_no_numbers_are_no_score(make_model, puzzles):
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight[2, 3] = float("nan")
+    with pytest.raises(ValueError, match="outputs are not finite numbers in segment 1"):
+        evaluate_model(model, puzzles)
 
 
 def test_without_rules_nothing_is_called_valid(make_model, puzzles):

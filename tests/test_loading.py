@@ -1,6 +1,7 @@
 """The door of a checkpoint: whatever is wrong with its files is said in one line that names the file, nothing loads."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -418,6 +419,37 @@ def test_the_digest_of_sharded_weights_is_of_the_weights(make_model, tmp_path):
     one.unlink()
     with pytest.raises(CheckpointError, match=f"{one.name} is missing, which model.safetensors.index.json lists"):
         weights_sha256(folder)
+
+
+OFFLINE = """
+import sys
+from air_hf import AIRForPuzzleSolving
+from air_hf.hub import load_model
+from air_hf.hub.loading import weights_sha256
+model = AIRForPuzzleSolving.from_pretrained("alice/sharded")
+assert weights_sha256("alice/sharded") == sys.argv[1], weights_sha256("alice/sharded")
+assert load_model("alice/sharded").num_parameters() == model.num_parameters()
+"""
+
+
+def test_sharded_weights_in_the_cache_need_no_hub(make_model, tmp_path):
+    """As `snapshot_download` leaves them: of a file that is not there, nothing says that the repository has none."""
+    commit, cache = 40 * "a", tmp_path / "hub" / "models--alice--sharded"
+    folder = cache / "snapshots" / commit
+    make_model().save_pretrained(folder, max_shard_size="20KB")
+    assert not (folder / "model.safetensors").exists()
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", OFFLINE, weights_sha256(folder)], env=environment, text=True,
+                          capture_output=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_place_may_be_given_by_the_librarys_name(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    model = AIRForPuzzleSolving.from_pretrained(pretrained_model_name_or_path=tmp_path)
+    assert torch.equal(model.lm_head.weight, make_model().lm_head.weight)
 
 
 def test_a_folder_has_no_revisions(make_model, tmp_path):

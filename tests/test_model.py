@@ -3,10 +3,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from air_hf import AIRForPuzzleSolving
 from air_hf.modeling import AIRState
@@ -384,6 +385,30 @@ def test_tuple_output(make_model):
     assert isinstance(state, AIRState)
     assert logits.shape == (3, 16, 6)
     assert q_halt.shape == q_continue.shape == (3,)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mixer": "mlp", "position_embedding": "none"}])
+def test_a_segment_is_exported_by_torch_for_any_batch(make_model, fields):
+    model, ids = make_model(**fields), torch.randint(6, (5, 16))
+    state = model(ids[:3]).state
+    batch = torch.export.Dim("batch", min=2)
+    shapes = {"input_ids": {0: batch}, "state": [{0: batch}] * 3}
+    exported = torch.export.export(model, (), {"input_ids": ids[:3], "state": state}, dynamic_shapes=shapes).module()
+    ours = theirs = model(ids)
+    for _ in range(2):
+        ours, theirs = model(ids, state=ours.state), exported(input_ids=ids, state=theirs.state)
+        torch.testing.assert_close(theirs.logits, ours.logits)
+        torch.testing.assert_close(theirs.state.z_l, ours.state.z_l)
+    torch.testing.assert_close(torch.export.export(model, (ids,)).module()(ids).logits, model(ids).logits)
+
+
+def test_transformers_trainer_predicts(make_model, tmp_path):
+    """Of what a segment gives, it gathers the tensors and leaves states and parts of the loss."""
+    rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(1, 6, (6, 16))]
+    arguments = TrainingArguments(str(tmp_path), per_device_eval_batch_size=4, report_to="none", use_cpu=True)
+    found = Trainer(make_model(), arguments, eval_dataset=rows).predict(rows)
+    logits = make_model()(torch.stack([row["input_ids"] for row in rows])).logits
+    np.testing.assert_allclose(found.predictions[0], logits.detach().numpy(), atol=1e-5)
 
 
 def test_tables_made_in_a_trace_are_not_kept(make_model):

@@ -65,6 +65,14 @@ model = AIRForPuzzleSolving(variant_config("Lx_H", hidden_size=16, num_attention
 model.solve_config = SolveConfig(max_segments=3)
 model.save_pretrained(sys.argv[1], push_to_hub=True, repo_id="alice/model", private=True)
 assert AIRForPuzzleSolving.from_pretrained("alice/model").solve_config.max_segments == 3
+# What is pushed is what is saved, from the main process.
+weights = {name: tensor * 0 for name, tensor in model.state_dict().items()}
+options = {"state_dict": weights, "push_to_hub": True, "repo_id": "alice/zeros", "revision": "v1"}
+model.save_pretrained(sys.argv[1] + "-2", is_main_process=False, **options)
+model.save_pretrained(sys.argv[1] + "-3", **options)
+for place in (sys.argv[1] + "-3", "alice/zeros"):
+    loaded = AIRForPuzzleSolving.from_pretrained(place, **({"revision": "v1"} if place == "alice/zeros" else {}))
+    assert not any(tensor.any() for tensor in loaded.state_dict().values())
 """
 
 
@@ -83,6 +91,7 @@ def train(hub, home, data, output, variant, *words) -> subprocess.CompletedProce
 def test_a_model_that_is_pushed_as_it_is_saved_takes_along_how_it_solves(hub, tmp_path):
     run(hub, tmp_path / "home", sys.executable, "-c", SAVED_AND_PUSHED, tmp_path / "model")
     assert json.loads(hub.files("model", "alice/model")["solve_config.json"]) == {"max_segments": 3}
+    assert not (tmp_path / "model-2").exists() or not list((tmp_path / "model-2").iterdir())
 
 
 def test_trained_pushed_loaded_and_solving(hub, data, tmp_path):

@@ -176,7 +176,9 @@ def test_one_board(solver, boards):
     }  # fmt: skip
     assert (result["solution"], result["valid"], result["segments"]) == (answer, True, 3)
     assert (result["calls"], result["verified"]) == (3, False)
-    assert result["confidence"] > 0.5
+    ids = torch.from_numpy(SUDOKU.parse(question)).long()[None]
+    assert result["confidence"] == pytest.approx(solver.model.solve(ids).q_halt_logits.sigmoid().item())
+    assert 0.5 < result["confidence"] <= 1
     rows = [question[start : start + 4] for start in range(0, 16, 4)]
     for form in (question.replace(".", "0"), "\n".join(rows), "\r\n".join([*rows, ""])):
         assert solver(form) == result
@@ -297,6 +299,7 @@ def test_without_a_named_puzzle_nothing_is_checked(make_model, boards):
     solver = PuzzleSolvingPipeline(model=model, tokenizer=build_tokenizer(SUDOKU), device="cpu")
     assert solver(boards[0][0])["valid"] is None
     assert solver("11" + "." * 14)["valid"] is None
+    assert solver("1", on_error="report")["valid"] is None  # nor of what is no board
     with pytest.raises(ValueError, match=r"puzzle: unknown symbol 'x' in cell 3; expected one of '\.1234'"):
         solver("..x" + "." * 13)
     with pytest.raises(ValueError, match="needs the tokenizer"):
@@ -436,6 +439,36 @@ def test_solve_a_file(capsys, checkpoint, boards, tmp_path):
     assert [row["solution"] for row in rows] == boards[1][:LEARNT]
     assert {(row["valid"], row["segments"], row["error"]) for row in rows} == {("True", "3", "")}
     assert all(float(row["confidence"]) > 0.5 for row in rows)
+
+
+def test_solve_says_by_its_status_that_boards_are_not_solved(capsys, checkpoint, boards, tmp_path):
+    """All of them good boards, some of which the model cannot solve; and not, where it can."""
+    questions, right = boards[0][:40], []
+    file = write_boards(tmp_path / "boards.csv", questions)
+    options = ("--mode", "plain", "--output", tmp_path / "out.csv")
+    status, out, _ = air_hf_solve(capsys, checkpoint, file, *options)
+    right = [row["question"] for row in read_rows(tmp_path / "out.csv") if row["valid"] == "True"]
+    assert (status, 0 < len(right) < 40) == (1, True), out
+    file = write_boards(tmp_path / "right.csv", right)
+    assert air_hf_solve(capsys, checkpoint, file, "--mode", "plain", "--output", tmp_path / "all.csv")[0] == 0
+
+
+def test_a_reader_that_has_read_enough_is_no_error(checkpoint, boards, tmp_path):
+    file = write_boards(tmp_path / "boards.csv", boards[0][:60])
+    words = [sys.executable, "-m", "air_hf", "solve", file, "--model", checkpoint, "--output", "-", "--batch_size", "1"]
+    with subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout.readline().startswith("question,solution,valid")
+        job.stdout.close()
+        error = job.stderr.read()
+    assert (job.returncode, "error" in error) == (141, False), error
+
+
+def test_solve_without_standard_input(capsys, checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    status, _, error = air_hf_solve(capsys, checkpoint, "-")
+    assert (status, "standard input is closed" in error) == (2, True)
 
 
 def test_solve_goes_on_after_bad_boards(capsys, checkpoint, boards, tmp_path):

@@ -4,21 +4,26 @@ import argparse
 import copy
 import csv
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from air_hf import AIRForPuzzleSolving, cli, variant_config
+from air_hf.commands import calibrate as calibrate_command
+from air_hf.data import PuzzleSet
 from air_hf.hub import CheckpointError, load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, Question, SolvingEngine, _seed
 from air_hf.puzzles import get_puzzle
-from air_hf.solving import SolveConfig, find_images, make_engine, solve
+from air_hf.solving import SolveConfig, evaluate_solving, find_images, make_engine, solve
 from air_hf.solving.calibration import Segments, calibrate
 from air_hf.solving.options import add_options, config_of, describe, is_plain
 from air_hf.solving.results import Journal, format_row, join, journals
@@ -591,7 +596,7 @@ def test_a_finished_file_is_told_again(capsys, checkpoint, boards, tmp_path):
     assert "boards a second" not in again[2]
     before = output.read_bytes()
     status, _, err = run_command(capsys, *words, "--budget", "7")
-    assert (status, "was begun with budget 256 by " in err) == (2, True)
+    assert (status, "was begun with rollouts 256, and this is 7 (by " in err) == (2, True)
     for questions, said in ((boards[0][1:], "row 1: the question is not that of row 1"), (boards[0][:3], "row 4: the"),
                             ([*boards[0], boards[0][0]], "is finished, and")):  # fmt: skip
         write_csv(file, questions, [boards[1][0]] * len(questions))
@@ -757,9 +762,9 @@ def test_the_study_of_compute_reads_depths_and_rollouts_off_one_run(checkpoint, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--mode", "plain", "--max_segments", "1"], "out.csv was begun with max_segments None by "),
-        (["--budget", "9", "--noise", "0.5"], "out.csv was begun with noise 0.3 by "),
-        (["--dtype", "bfloat16"], "out.csv was begun with dtype 'float32' by "),
+        (["--mode", "plain", "--max_segments", "1"], "out.csv was begun with max_segments None, and this is 1 (by "),
+        (["--noise", "0.5"], "out.csv was begun with noise 0.3, and this is 0.5 (by "),
+        (["--dtype", "bfloat16"], "out.csv was begun with dtype 'float64', and this is 'bfloat16' (by "),
     ],
 )
 def test_results_of_another_way_of_solving_are_not_mixed(capsys, checkpoint, boards, tmp_path, change, said):
@@ -773,6 +778,98 @@ def test_results_of_another_way_of_solving_are_not_mixed(capsys, checkpoint, boa
     assert json.loads((tmp_path / "out.csv.how.json").read_text())["solve"]["budget"] == 8
     (tmp_path / "out.csv.how.json").unlink()
     assert "it is not recorded how the rows" in run_command(capsys, *words)[2]
+
+
+def test_an_engine_begins_anew_after_a_run_that_was_broken_off(model, ids):
+    engine = make_engine(model, SolveConfig(max_segments=2), batch_size=2)
+    next(engine.run([Question(question) for question in ids[:4]]))  # and no further
+    found = list(engine.run([Question(question) for question in ids[4:8]]))
+    assert sorted(answer.index for answer in found) == [0, 1, 2, 3]
+    expected = model.solve(ids[4:8], max_segments=2).sequences
+    assert all(torch.equal(answer.sequence, expected[answer.index]) for answer in found)
+
+
+def test_rollouts_that_would_be_alike_are_said(model, ids):
+    with pytest.warns(UserWarning, match="all 3 rollouts of a puzzle will be alike: noise is 0"):
+        model.solve(ids[:1], rollouts=3)
+    with warnings.catch_warnings(action="error"):
+        for options in ({"noise": 0.1}, {"start": "random"}, {"rollouts": 1}):
+            model.solve(ids[:1], **({"rollouts": 3} | options))
+
+
+def test_a_budget_lets_rollouts_be_twice_as_deep(model):
+    own = model.config.max_segments
+    assert make_engine(model, SolveConfig()).max_segments == own
+    assert make_engine(model, SolveConfig(budget=4 * own)).max_segments == 2 * own
+    assert make_engine(model, SolveConfig(budget=4 * own, max_segments=3)).max_segments == 3
+
+
+def test_the_plain_rollout_runs_alone_and_first(model, ids):
+    """So a board that it solves costs nothing else."""
+    config = SolveConfig(rollouts=4, noise=0.5, plain_first=True, early_exit="verifier", max_segments=8)
+    found = solve(model, ids, config)
+    plain = solve(model, ids, SolveConfig(early_exit="verifier", max_segments=8))
+    assert plain.accepted.any()
+    assert torch.equal(found.num_calls[plain.accepted], plain.num_calls[plain.accepted])
+    assert (found.num_calls[~plain.accepted] > plain.num_calls[~plain.accepted]).all()
+
+
+def test_a_report_counts_what_was_solved(model):
+    questions, answers = make_puzzles(40, 1)
+    config = SolveConfig(rollouts=2, noise=0.1, plain_first=True, early_exit="verifier", max_segments=2)
+    found = solve(model, torch.from_numpy(questions).long(), config)
+    scores = evaluate_solving(model, PuzzleSet(SUDOKU, questions, answers, "made"), config)
+    assert 0 < scores.accepted < 1
+    assert scores.accepted == pytest.approx(found.accepted.double().mean().item())
+    assert scores.mean_segments == pytest.approx(found.num_segments.double().mean().item())
+    assert scores.mean_calls == pytest.approx(found.num_calls.double().mean().item())
+    assert scores.mean_rollouts == pytest.approx(np.mean([len(rollouts) for rollouts in found.rollouts]))
+    assert len({scores.mean_segments, scores.mean_calls, scores.mean_rollouts}) == 3
+
+
+def test_a_vocabulary_that_is_not_the_puzzles(model, checkpoint, boards, tmp_path, capsys):
+    other = AIRForPuzzleSolving(variant_config("Lx_H", **(CONFIG | {"vocab_size": 11})))
+    other.save_pretrained(tmp_path / "other")
+    build_tokenizer(SUDOKU).save_pretrained(tmp_path / "other")
+    file = write_csv(tmp_path / "boards.csv", *boards)
+    for words in (("solve", boards[0][0]), ("solve", file), ("calibrate", "--data", file)):
+        status, _, error = run_command(capsys, *words, "--model", tmp_path / "other")
+        assert (status, "11" in error) == (2, True), error
+    assert not (tmp_path / "other" / SOLVE_CONFIG).exists()
+
+
+def test_calibration_refuses_a_stored_budget_before_it_runs(checkpoint, boards, tmp_path, capsys):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / SOLVE_CONFIG).write_text('{"budget": 64}')
+    file = write_csv(tmp_path / "boards.csv", *boards)
+    words = ("calibrate", "--model", tmp_path / "model", "--data", file)
+    with mock.patch.object(calibrate_command, "run_segments", side_effect=AssertionError("it ran")):
+        status, _, error = run_command(capsys, *words, "--max_segments", "100")
+    assert (status, "budget is 64" in error) == (2, True)
+    assert run_command(capsys, *words)[0] == 0
+    chosen = json.loads((tmp_path / "model" / SOLVE_CONFIG).read_text())
+    assert chosen["max_segments"] == load_model(checkpoint).config.max_segments  # as measured, not twice as many
+
+
+def test_scores_of_another_way_say_how(model, checkpoint, boards, tmp_path, capsys):
+    file, scores = write_csv(tmp_path / "boards.csv", *boards), tmp_path / "scores.json"
+    words = (
+        "evaluate",
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        file,
+        "--rollouts",
+        "2",
+        "--noise",
+        "0.5",
+        "--output",
+        scores,
+    )
+    assert run_command(capsys, *words)[0] == 0
+    record = json.loads(scores.read_text())
+    assert (record["solve"]["rollouts"], record["solve"]["noise"], record["solve"]["seed"]) == (2, 0.5, 0)
+    assert (record["puzzle"], record["precision"]) == ("sudoku-4x4", "float32")
 
 
 def test_the_verifiers_choice_does_not_depend_on_the_batch(model, boards):

@@ -75,15 +75,11 @@ class FileWork:
         begun = self._is_finished or any(part.path.exists() for part in self._parts)
         if begun and path.exists():
             before = read_json_object(path)
-            now = json.loads(json.dumps(how))
-            for known, asked in ((before, now), (before.get("solve") or {}, now["solve"])):
-                for name in (name for name in asked if name not in ("model", "solve")):
-                    if known.get(name) != asked[name]:
-                        raise DataError(
-                            f"{self.output} was begun with {name} {known.get(name)!r} by {before.get('model')}, and this "
-                            f"is {asked[name]!r} ({path.name} says how it was begun); go on as it was begun, choose another --output, or "
-                            "remove both"
-                        )
+            if difference := _first_difference(before, json.loads(json.dumps(how))):
+                raise DataError(
+                    f"{self.output} was begun with {difference} (by {before.get('model')}; {path.name} says how); go "
+                    "on as it was begun, choose another --output, or remove both"
+                )
         elif begun:
             print(f"note: it is not recorded how the rows in {self.output} were solved", file=sys.stderr)
         elif self.state.is_main_process:
@@ -142,6 +138,15 @@ class FileWork:
                     self._how = None
                 yield result
                 progress.update()
+
+
+def _first_difference(before: dict, now: dict) -> str | None:
+    """What of one way of solving differs from another, as in "dtype 'float32', and this is 'bfloat16'"."""
+    for known, asked in ((before, now), (before.get("solve") or {}, now["solve"])):
+        for name, value in asked.items():
+            if name not in ("model", "solve") and known.get(name) != value:
+                return f"{name} {known.get(name)!r}, and this is {value!r}"
+    return None
 
 
 def _print_rows(results: Iterator[Result]) -> None:
