@@ -570,6 +570,7 @@ def test_commands_refuse_in_one_line(saved, tmp_path, capsys, words, said):
         (lambda m, p, i: trace(m, i[:0]), "no puzzles to trace"),
         (lambda m, p, i: trace(m, i, keep=("states",), max_memory=1e-4), "more than max_memory"),
         (lambda m, p, i: trace(m, i + 3), "this model knows 0 to 5"),
+        (lambda m, p, i: trace(m, i, torch.zeros(13, dtype=torch.long)), "puzzle_ids has shape .*13"),
         (lambda m, p, i: attention_maps(m, i, "4.L.0"), "no update '4.L.0'; expected .* 0 to 3 and one of L.0, L.1,"),
         (lambda m, p, i: attention_maps(m, i, "0.L.0", [1]), "layer 1 does not exist; this run has layers 0"),
         (lambda m, p, i: attention_maps(m, i, "0.L.0", heads=[-1]), "head -1 does not exist; this run has heads"),

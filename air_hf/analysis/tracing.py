@@ -160,6 +160,8 @@ def iterate_traces(
         raise ValueError("there are no puzzles to trace; input_ids has shape (0, ...)")
     # What cannot be told on the device is looked at once, before anything runs.
     model.model.check_symbols("input_ids", input_ids, wait_for_device=True)
+    if puzzle_ids is not None:
+        model.model.check_puzzle_ids(puzzle_ids, len(input_ids), wait_for_device=True)
     for batch in in_batches(len(input_ids), batch_size, "trace"):
         ids = None if puzzle_ids is None else puzzle_ids[batch]
         recorder = _Recorder(model, keep)
