@@ -81,7 +81,7 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     make_csv(folder / "data")
     done = torchrun(2, *command(folder, folder / "run"), "--keep_checkpoints", "100")
-    assert "2 processes" in done.stdout
+    assert "processes 2" in done.stdout
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["slots"] for line in lines] == [32.0] * 15
     return folder

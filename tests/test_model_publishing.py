@@ -67,9 +67,9 @@ model.save_pretrained(sys.argv[1], push_to_hub=True, repo_id="alice/model", priv
 assert AIRForPuzzleSolving.from_pretrained("alice/model").solve_config.max_segments == 3
 # What is pushed is what is saved, from the main process.
 weights = {name: tensor * 0 for name, tensor in model.state_dict().items()}
-options = {"state_dict": weights, "push_to_hub": True, "repo_id": "alice/zeros", "revision": "v1"}
-model.save_pretrained(sys.argv[1] + "-2", is_main_process=False, **options)
-model.save_pretrained(sys.argv[1] + "-3", **options)
+options = {"push_to_hub": True, "repo_id": "alice/zeros", "revision": "v1"}
+model.save_pretrained(sys.argv[1] + "-2", is_main_process=False, state_dict=dict(weights), **options)
+model.save_pretrained(sys.argv[1] + "-3", state_dict=weights, **options)
 for place in (sys.argv[1] + "-3", "alice/zeros"):
     loaded = AIRForPuzzleSolving.from_pretrained(place, **({"revision": "v1"} if place == "alice/zeros" else {}))
     assert not any(tensor.any() for tensor in loaded.state_dict().values())

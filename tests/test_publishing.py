@@ -286,11 +286,12 @@ def test_impossible_pushes(hub, built, tmp_path):
 
 
 def test_a_silent_hub_does_not_keep_what_is_pushed_by_hand(hub, built, tmp_path):
-    folder = shutil.copytree(built, tmp_path / "folder")
-    (folder / "models.json").write_text("{}")
+    folder = shutil.copytree(built, tmp_path / "folder")  # whose card is given the repository's name
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "models.json").write_text("{}")
     hub.inject(Fault("stall", times=math.inf))
     with client_pool(hub, tmp_path / "home") as pool:
-        for words in (["data", "publish", folder], ["publish-space", "--folder", folder]):
+        for words in (["data", "publish", folder], ["publish-space", "--folder", tmp_path / "page"]):
             done = pool.submit(command, *words, "puzzles/x", "--timeout", 2).result()
             assert done.returncode == 2
             assert "puzzles/x: the push failed (no end after 2 seconds)" in done.stderr
