@@ -384,6 +384,17 @@ def test_a_copy_that_followed_the_link_goes_on(make_model, tmp_path):
     assert run.checkpoint.resolve() == run.place(4).resolve()
 
 
+def test_a_folder_is_let_go_of_when_it_is_closed(tmp_path):
+    """Not when the garbage collector comes by: a second run in the same process may be next."""
+    one, other = RunFolder(tmp_path, keep=1), RunFolder(tmp_path, keep=1)
+    one.open(0)
+    with pytest.raises(ValueError, match="another process trains in"):
+        other.open(0)
+    one.close()
+    other.open(0)
+    other.close()
+
+
 def test_a_folder_in_the_place_of_the_link_is_not_lost(make_model, tmp_path):
     learner, run = make_learner(make_model()), RunFolder(tmp_path, keep=2)
     save(learner, run, 2)

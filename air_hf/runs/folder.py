@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,6 +32,7 @@ class RunFolder:
         self.output, self.keep = Path(output), keep
         self.checkpoint = self.output / "checkpoint"
         self._checkpoints = self.output / "checkpoints"
+        self._closing = ExitStack()
 
     def place(self, step: int) -> Path:
         """Where the checkpoint of a step belongs."""
@@ -103,7 +105,7 @@ class RunFolder:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def open(self, step: int) -> None:
-        """Makes the folder, keeps other runs out of it until this object is gone, and drops records of steps to come.
+        """Makes the folder, keeps other runs out of it until [`close`], and drops records of steps to come.
 
         Args:
             step (`int`): the run goes on after this one; its evaluation counts where its checkpoint has it.
@@ -129,9 +131,14 @@ class RunFolder:
             raise ValueError(
                 f"another process trains in {self.output}; wait for it or stop it, or choose another output_dir"
             ) from error
+        self._closing.callback(self._lock.release)
         evaluated = (self.place(step) / EVALUATION).is_file()
         for name in RECORDS:
             keep_records(self.output / name, step, evaluated)
+
+    def close(self) -> None:
+        """Lets other runs in, where [`open`] kept them out."""
+        self._closing.close()
 
 
 def _is_copy(one: Path, other: Path) -> bool:

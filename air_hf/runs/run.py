@@ -155,6 +155,7 @@ class Run:
             self.accelerator.end_training()
             raise
         finally:
+            self.folder.close()
             let_collectives_end(self.accelerator)
         return self.evaluation
 
