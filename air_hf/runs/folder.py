@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,7 +31,7 @@ class RunFolder:
         self.output, self.keep = Path(output), keep
         self.checkpoint = self.output / "checkpoint"
         self._checkpoints = self.output / "checkpoints"
-        self._closing = ExitStack()
+        self._lock = FileLock(self.output / "run.lock")
 
     def place(self, step: int) -> Path:
         """Where the checkpoint of a step belongs."""
@@ -116,6 +115,13 @@ class RunFolder:
             OSError: the folder cannot be made or written.
         """
         check_place(self.output, "a folder")
+        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise ValueError(
+                f"another process trains in {self.output}; wait for it or stop it, or choose another output_dir"
+            ) from error
         if self.checkpoint.is_dir() and not self.checkpoint.is_symlink():
             if not any(_is_copy(self.checkpoint, saved) for saved in self._saved()):
                 raise ValueError(
@@ -123,22 +129,13 @@ class RunFolder:
                     "move it elsewhere"
                 )
             shutil.rmtree(self.checkpoint)
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.output / "run.lock")
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout as error:
-            raise ValueError(
-                f"another process trains in {self.output}; wait for it or stop it, or choose another output_dir"
-            ) from error
-        self._closing.callback(self._lock.release)
         evaluated = (self.place(step) / EVALUATION).is_file()
         for name in RECORDS:
             keep_records(self.output / name, step, evaluated)
 
     def close(self) -> None:
         """Lets other runs in, where [`open`] kept them out."""
-        self._closing.close()
+        self._lock.release()
 
 
 def _is_copy(one: Path, other: Path) -> bool:
