@@ -1,6 +1,5 @@
 """A study as tables, in Markdown and JSON; where the paper has the number, it stands beside ours."""
 
-import itertools
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -44,9 +43,8 @@ class Table:
 
 
 # Figures that a study may have, drawn by [`draw_study`].
-FIGURES = (
-    "boards", "roles", "segments", "freeze", "attention", "attention-example", "probe", "trajectories", "states",
-)  # fmt: skip
+_DRAWN = ("boards", "roles", "segments", "freeze", "attention", "attention-example", "probe", "trajectories")
+FIGURES = ("states.gif", *(f"{name}.{kind}" for name in _DRAWN for kind in ("png", "svg")))
 
 
 def write_report(study: Study, folder: Path, title: str) -> list[Table]:
@@ -59,8 +57,8 @@ def write_report(study: Study, folder: Path, title: str) -> list[Table]:
     content = {"facts": study.facts, "skipped": study.skipped, "paper": PAPER["source"]}
     content["tables"] = {table.title: table.data for table in tables}
     write_text(folder / "report.json", json.dumps(content, indent=1, default=float, allow_nan=False) + "\n")
-    for name, kind in itertools.product(FIGURES, ("png", "svg", "gif")):
-        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    for name in FIGURES:
+        (folder / name).unlink(missing_ok=True)
     return tables
 
 
