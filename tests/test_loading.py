@@ -446,6 +446,15 @@ def test_sharded_weights_in_the_cache_need_no_hub(make_model, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_weights_that_are_out_of_reach_are_said_to_be(make_model, tmp_path):
+    cache = tmp_path / "models--alice--half"
+    make_model().config.save_pretrained(cache / "snapshots" / (40 * "a"))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(40 * "a")
+    with pytest.raises(CheckpointError, match="alice/half: the weights cannot be read "):
+        weights_sha256("alice/half", cache_dir=tmp_path, local_files_only=True)
+
+
 def test_the_place_may_be_given_by_the_librarys_name(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     model = AIRForPuzzleSolving.from_pretrained(pretrained_model_name_or_path=tmp_path)

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.hub_processes import FAULTS, client_pool, command, contents, run, time_limit
@@ -63,6 +64,7 @@ from air_hf import AIRForPuzzleSolving, variant_config
 from air_hf.solving import SolveConfig
 model = AIRForPuzzleSolving(variant_config("Lx_H", hidden_size=16, num_attention_heads=2, seq_len=16, vocab_size=6))
 model.solve_config = SolveConfig(max_segments=3)
+model.add_model_tags("sudoku")
 model.save_pretrained(sys.argv[1], push_to_hub=True, repo_id="alice/model", private=True)
 assert AIRForPuzzleSolving.from_pretrained("alice/model").solve_config.max_segments == 3
 # What is pushed is what is saved, from the main process.
@@ -91,6 +93,7 @@ def train(hub, home, data, output, variant, *words) -> subprocess.CompletedProce
 def test_a_model_that_is_pushed_as_it_is_saved_takes_along_how_it_solves(hub, tmp_path):
     run(hub, tmp_path / "home", sys.executable, "-c", SAVED_AND_PUSHED, tmp_path / "model")
     assert json.loads(hub.files("model", "alice/model")["solve_config.json"]) == {"max_segments": 3}
+    assert ModelCard(hub.files("model", "alice/model")["README.md"].decode()).data.tags == ["sudoku"]
     assert not (tmp_path / "model-2").exists() or not list((tmp_path / "model-2").iterdir())
 
 

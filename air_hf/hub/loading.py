@@ -147,10 +147,13 @@ def weights_sha256(checkpoint: str | Path, **place) -> str:
     """SHA-256 of model.safetensors or, where the weights are in several files, of those files' own, one a line by name.
 
     Raises:
-        CheckpointError: there are no weights, or fewer files than the index lists.
+        CheckpointError: there are no weights, fewer files than the index lists, or files out of reach.
     """
     find_file(checkpoint, "config.json", **place)  # says what is wrong where there is no checkpoint
-    whole, index = find_weights(resolve_checkpoint(checkpoint), **place)
+    try:
+        whole, index = find_weights(resolve_checkpoint(checkpoint), **place)
+    except READ_ERRORS as error:
+        raise CheckpointError(f"{checkpoint}: the weights cannot be read ({describe_error(error)})") from error
     if whole is not None:
         return sha256(whole)
     if index is None:
