@@ -342,8 +342,8 @@ def test_cells_without_a_label_are_no_errors_of_a_swap(make_lively_model, puzzle
     answers = np.where(final == puzzles.answers, final, 0)  # labels where the model happens to be right
     answers[:, :4] = np.where(np.arange(len(answers)) % 2, 0, puzzles.answers[:, :4].T).T
     found = patch_states(model, replace(puzzles, answers=answers), "L", 2)
-    right = ((final == answers) | (answers == 0)).all(1)
-    assert found.exact_unpatched == right.mean() >= 0.5
+    right = ((final == answers) | (answers == 0)).all(1)[(answers > 0).any(1)]
+    assert found.exact_unpatched == right.mean() > 0
     theirs, blank = np.roll(answers, -1, 0), puzzles.questions == 1
     compared = blank & np.roll(blank, -1, 0) & (answers > 0) & (theirs > 0) & (answers != theirs)
     assert found.cells == compared.sum() > 0

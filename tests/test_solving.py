@@ -24,7 +24,7 @@ from air_hf.hub import CheckpointError, load_model
 from air_hf.modeling.solving_air import SOLVE_CONFIG, Question, SolvingEngine, _seed
 from air_hf.puzzles import get_puzzle
 from air_hf.solving import SolveConfig, evaluate_solving, find_images, make_engine, solve
-from air_hf.solving.calibration import Segments, calibrate
+from air_hf.solving.calibration import Segments, calibrate, run_segments
 from air_hf.solving.options import add_options, config_of, describe, is_plain
 from air_hf.solving.results import Journal, format_row, join, journals
 from air_hf.solving.stream import Result, Row, solve_rows
@@ -825,6 +825,22 @@ def test_a_report_counts_what_was_solved(model):
     assert scores.mean_calls == pytest.approx(found.num_calls.double().mean().item())
     assert scores.mean_rollouts == pytest.approx(np.mean([len(rollouts) for rollouts in found.rollouts]))
     assert len({scores.mean_segments, scores.mean_calls, scores.mean_rollouts}) == 3
+
+
+def test_a_board_without_labels_is_neither_right_nor_wrong(model):
+    questions, answers = make_puzzles(40, 1)
+    config = SolveConfig(max_segments=1)
+    puzzles = PuzzleSet(SUDOKU, questions, answers, "made")
+    sequences = solve(model, torch.from_numpy(questions).long(), config).sequences.numpy()
+    wrong = np.flatnonzero((sequences != answers).any(1))
+    assert 0 < len(wrong) < 40
+    answers[wrong[0]] = 0
+    scores = evaluate_solving(model, puzzles, config)
+    assert scores.exact == scores.pass_at_k == pytest.approx((40 - len(wrong)) / 39)
+    assert run_segments(model, puzzles, 1).exact[-1].mean() == pytest.approx((40 - len(wrong)) / 39)
+    answers[:] = 0
+    with pytest.raises(ValueError, match="none of the 40 boards has a label"):
+        evaluate_solving(model, puzzles, config)
 
 
 def test_a_vocabulary_that_is_not_the_puzzles(model, checkpoint, boards, tmp_path, capsys):

@@ -14,9 +14,9 @@ from air_hf.analysis.roles import RoleStudy, check_fit, puzzle_ids_of
 from air_hf.analysis.tracing import trace
 from air_hf.analysis.walk import LEVELS, Walk, in_batches
 from air_hf.data import PuzzleSet
+from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving, AIRInputs, AIRState
 from air_hf.puzzles.base import PADDING
-from air_hf.solving.report import is_exact
 
 MODES = ("quick", "delayed", "failed, settled", "failed, wandering")
 
@@ -225,8 +225,8 @@ def patch_states(
         segment,
         own=float((patched == answers)[differing].mean()) if cells else float("nan"),
         donor=float((patched == theirs)[differing].mean()) if cells else float("nan"),
-        exact_own=float(is_exact(patched, answers).mean()),
-        exact_unpatched=float(is_exact(plain, answers).mean()),
+        exact_own=score_boards(patched, answers)["exact_accuracy"],
+        exact_unpatched=score_boards(plain, answers)["exact_accuracy"],
         pairs=len(puzzles),
         cells=cells,
     )

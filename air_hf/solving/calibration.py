@@ -60,7 +60,7 @@ class Calibration:
 def run_segments(
     model: AIRForPuzzleSolving, puzzles: PuzzleSet, max_segments: int | None = None, batch_size: int = 64
 ) -> Segments:
-    """Runs all segments without an exit and notes what each says."""
+    """Runs all segments without an exit and notes what each says of the boards that have labels."""
     config = SolveConfig(max_segments=max_segments)
     questions = torch.from_numpy(puzzles.questions.astype(np.int64))
     ids = torch.from_numpy(puzzles.puzzle_ids)
@@ -68,7 +68,8 @@ def run_segments(
     histories = [rollouts[0].history for rollouts in solution.rollouts]
     boards = np.stack([[board.numpy() for board, _ in history] for history in histories], axis=1)
     scores = np.array([[score for _, score in history] for history in histories]).T
-    return Segments(is_exact(boards, puzzles.answers), scores)
+    labelled = (puzzles.answers != 0).any(1)
+    return Segments(is_exact(boards, puzzles.answers)[:, labelled], scores[:, labelled])
 
 
 def calibrate(segments: Segments, tolerance: float = 0.0) -> Calibration:

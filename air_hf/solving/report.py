@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving
 from air_hf.modeling.solving_air import AIRSolution, SolveConfig
 from air_hf.solving.rules import solve
@@ -23,10 +24,10 @@ class SolveReport:
     """Scores of solved puzzles; accuracies are shares of 1.
 
     Args:
-        exact: boards with every labelled cell right.
+        exact: boards with every labelled cell right, of those with any.
         valid: boards that the rules accept; None where the family has none.
         accepted: boards that the early exit accepted.
-        pass_at_k: boards that at least one of their rollouts has exactly right, chosen or not.
+        pass_at_k: boards, of the same, that at least one of their rollouts has exactly right, chosen or not.
         mean_segments: of the rollouts whose answers were taken.
         mean_calls: model calls (segments of one puzzle) a puzzle, all rollouts together.
         most_calls: of one puzzle.
@@ -79,7 +80,7 @@ def evaluate_solving(
     """Solves puzzles as `config` says and scores the answers; see [`solve`] for the errors.
 
     Raises:
-        ValueError: puzzles that the model cannot take, or what [`solve`] refuses.
+        ValueError: puzzles that the model cannot take or of which none has a label, or what [`solve`] refuses.
     """
     puzzles.check_model(model.config)
     questions, puzzle_ids = torch.from_numpy(puzzles.questions.astype(np.int64)), torch.from_numpy(puzzles.puzzle_ids)
@@ -95,15 +96,15 @@ def report(puzzles: "PuzzleSet", solution: AIRSolution, seconds: float) -> Solve
         any(is_exact(rollout.answer.numpy(), label) for rollout in rollouts)
         for rollouts, label in zip(solution.rollouts, labels, strict=True)
     ]
-    exact = is_exact(answers, labels)
+    some_rollout = (is_exact(answers, labels) | np.array(solved))[(labels != 0).any(1)]
     valid = None
     if puzzles.puzzle.rules.checks_answers:
         valid = float(puzzles.puzzle.is_solution(puzzles.questions, answers.astype(np.uint8)).mean())
     return SolveReport(
-        exact=float(exact.mean()),
+        exact=score_boards(answers, labels)["exact_accuracy"],
         valid=valid,
         accepted=float(solution.accepted.float().mean()),
-        pass_at_k=float((exact | np.array(solved)).mean()),
+        pass_at_k=float(some_rollout.mean()),
         mean_segments=float(solution.num_segments.float().mean()),
         mean_calls=float(solution.num_calls.float().mean()),
         most_calls=int(solution.num_calls.max()),
