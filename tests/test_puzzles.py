@@ -66,8 +66,12 @@ def test_sudoku_names_the_mistake():
     puzzle = get_puzzle("sudoku-4x4")
     with pytest.raises(PuzzleError, match=r"2 stands twice in one box, in row 1, column 1 and in row 2, column 2"):
         puzzle.check_question(puzzle.parse("2....2.........."))
-    with pytest.raises(PuzzleError, match=r"the board has 15 symbols, expected 16"):
+    with pytest.raises(PuzzleError, match=r"the board has 15 symbols, expected 16$"):
         puzzle.parse("." * 15)
+    with pytest.raises(PuzzleError, match=r"the board has 36 symbols, expected 16; sudoku-6x6 has 36$"):
+        puzzle.parse("." * 36)
+    with pytest.raises(PuzzleError, match=r"the board has 25 symbols, expected 16$"):  # which no Sudoku has
+        puzzle.parse("." * 25)
     with pytest.raises(PuzzleError, match=r"unknown symbol '5' in row 2, column 1; expected one of '\.12340'"):
         puzzle.parse("....5...........")
     answer = puzzle.parse(SOLVED[4])

@@ -3,13 +3,14 @@
 Axis letters: N boards, S cells. Boards are arrays of symbol ids (uint8), cells row by row; id 0 is padding.
 """
 
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from air_hf.modeling.rules_air import Rules, padding_symbol
+from air_hf.modeling.rules_air import Rules, padding_symbol, split_lines
 from air_hf.puzzles.symmetry import Symmetries
 
 PADDING = 0
@@ -94,7 +95,7 @@ class Puzzle:
         try:
             cells = self.rules.read(text)
         except ValueError as error:
-            raise PuzzleError(f"{self.name}: {error}") from error
+            raise PuzzleError(f"{self.name}: {error}{self._of_that_size(text)}") from error
         board = self._ids[_code_points(cells)]
         if not board.all():
             cell = int(np.flatnonzero(board == PADDING)[0])
@@ -103,6 +104,17 @@ class Puzzle:
                 f"{self.name}: unknown symbol {cells[cell]!r} in {self.place(cell)}; expected one of {known!r}"
             )
         return board
+
+    def _of_that_size(self, text: str) -> str:
+        """Whose square board of this family the text may be, for `--puzzle`; nothing if of none or of this size."""
+        cells = sum(map(len, split_lines(text)))
+        side = math.isqrt(cells)
+        if side * side != cells or cells == self.num_cells:
+            return ""
+        try:
+            return f"; {type(self)(side, side, self.options).name} has {cells}"
+        except PuzzleError:  # the family has no boards of that size
+            return ""
 
     def parse_all(self, texts: list[str]) -> np.ndarray:
         """Reads N boards (N, S), many times as fast as one by one.
