@@ -126,6 +126,8 @@ def evaluate_model(
     if max_segments < 1 or batch_size < 1:
         raise ValueError(f"max_segments ({max_segments}) and batch_size ({batch_size}) must be at least 1")
     puzzles.check_model(model.config)
+    if not len(puzzles):
+        raise ValueError("no puzzles were given; expected at least one")
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     batch_size = min(batch_size, len(puzzles))
     rounds = math.ceil(len(puzzles) / (batch_size * processes))  # the last round may run batches that do not count

@@ -45,7 +45,7 @@ Verifier = Callable[[torch.LongTensor, torch.LongTensor], Iterable[bool]]
 Images = Callable[[torch.LongTensor, int], tuple[torch.LongTensor, Callable[[torch.LongTensor], torch.LongTensor]]]
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     """Whether it is a whole number, NumPy's included."""
     return isinstance(value, numbers.Integral) and type(value) is not bool
 
@@ -114,12 +114,12 @@ class SolveConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if not _is_whole(value):
+            if not is_whole(value):
                 raise ValueError(f"{name} is {value!r}; expected a whole number.")
             object.__setattr__(self, name, int(value))  # one of NumPy's would not become JSON
             if not least <= value <= MOST:
                 raise ValueError(f"{name} is {value}; it must be at least {least} and at most {MOST}.")
-        if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed!r}; expected a whole number from 0 to 2**63 - 1.")
         object.__setattr__(self, "seed", int(self.seed))
         for name in ("symmetries", "plain_first"):
@@ -129,10 +129,10 @@ class SolveConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            is_number = abs(value) <= 2**53 if _is_whole(value) else isinstance(value, float) and math.isfinite(value)
+            is_number = abs(value) <= 2**53 if is_whole(value) else isinstance(value, float) and math.isfinite(value)
             if not is_number:
                 raise ValueError(f"{name} is {value!r}; expected a number.")
-            object.__setattr__(self, name, int(value) if _is_whole(value) else float(value))
+            object.__setattr__(self, name, int(value) if is_whole(value) else float(value))
         if not 0 <= self.noise <= _MOST_NOISE:
             raise ValueError(
                 f"noise is {self.noise}; a standard deviation is at least 0, and here at most {_MOST_NOISE}."
@@ -154,7 +154,7 @@ class SolveConfig:
         if budget is None:
             raise ValueError("budget is None; the adaptive mode needs one, a whole number.")
         first = {"early_exit": "q_halt", "q_halt_threshold": 4.0, "noise": 0.3}
-        always = {"rollouts": max(1, min(budget, MOST)) if _is_whole(budget) else 1, "plain_first": True}
+        always = {"rollouts": max(1, min(budget, MOST)) if is_whole(budget) else 1, "plain_first": True}
         return cls(**(first | always | {"rollouts_at_once": 1, "budget": budget} | options))
 
     @property
@@ -357,7 +357,7 @@ class SolvingEngine:
         images: Images | None = None,
         return_trajectory: bool = False,
     ):
-        if not _is_whole(batch_size) or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; it must be at least 1.")
         name = model.config.puzzle or "a model that names no puzzle"
         if config.needs_verifier and verifier is None:

@@ -15,6 +15,12 @@ from air_hf.metrics import score_boards
 from air_hf.puzzles import get_puzzle
 
 
+def test_no_puzzles_have_no_scores(make_model, puzzles):
+    with pytest.raises(ValueError, match="no puzzles were given"):
+        evaluate_model(make_model(), dataclasses.replace(puzzles, **{
+            name: getattr(puzzles, name)[:0] for name in ("questions", "answers", "puzzle_ids")}))  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def puzzles() -> PuzzleSet:
     puzzle = get_puzzle("sudoku-4x4")

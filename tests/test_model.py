@@ -1,8 +1,10 @@
 """The model beyond parity: gradients by definition, precision, batching, solving, FLOPs, bad input."""
 
+import copy
 import dataclasses
 import math
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -426,3 +428,92 @@ def test_tables_made_in_a_trace_are_not_kept(make_model):
     with torch.no_grad():
         assert torch.equal(compiled(ids).logits, traced)  # and by tables that were there before
     assert next(iter(model.model._rotary_tables.values())) is kept
+
+
+@ALL
+def test_what_is_written_into_a_fresh_state_is_written_there_alone(make_model, variant):
+    model = make_model(variant)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    states = model.initial_state(2), model.initial_state(1)
+    for state in states:
+        state.z_h[0, 3], state.z_l[0, 3] = 7.0, 8.0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    fresh = model.initial_state(2)
+    changed = (states[0].z_h != fresh.z_h).any(-1)
+    assert changed.nonzero().tolist() == [[0, 3]]
+
+
+def test_the_loss_is_the_first_item(make_model):
+    model = make_model()
+    ids = questions(model)
+    output = model(ids, labels=ids)
+    assert output[0] is output.loss is output.losses.loss
+    assert output.to_tuple()[1] is output.logits
+    model.config.return_dict = False
+    assert isinstance(model(ids), tuple)
+    assert model(ids, return_dict=True).loss is None
+
+
+class _Doubled(torch.nn.Linear):
+    """A layer of another class, as an adapter's is."""
+
+    def forward(self, values):
+        return 2 * super().forward(values)
+
+
+def test_layers_of_the_position_mixer_may_be_hooked_and_replaced(make_model):
+    model = make_model("trm-mlp").eval()
+    ids, mlp = questions(model), model.model.networks["shared"].layers[0].mixer.mlp
+    plain = model(ids).logits
+    for layer in (mlp, mlp.gate_up_proj, mlp.down_proj):
+        calls = []
+        handle = layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.testing.assert_close(model(ids).logits, plain)
+        handle.remove()
+        assert calls
+    weight = mlp.down_proj.weight
+    mlp.down_proj = _Doubled(weight.shape[1], weight.shape[0], bias=False)
+    mlp.down_proj.weight.data = weight.data / 2
+    torch.testing.assert_close(model(ids).logits, plain)
+    torch.nn.utils.parametrizations.weight_norm(mlp.gate_up_proj)
+    torch.testing.assert_close(model(ids).logits, plain)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"mixer": "mlp", "position_embedding": "none"}, {"mixer": "convolution", "position_embedding": "none"}],
+)
+def test_gradients_of_single_puzzles_by_vmap(make_model, fields):
+    """On a new model, which has no tables of angles yet; afterwards it is as it was."""
+    model = make_model(**fields, puzzle="sudoku-4x4").eval()
+    model.set_attn_implementation("eager")
+    ids = questions(model)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights, ids):
+        return torch.func.functional_call(model, weights, (ids[None],), {"labels": ids[None]}).loss
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, ids)
+    for index in range(len(ids)):
+        model.zero_grad()
+        model(ids[index : index + 1], labels=ids[index : index + 1]).loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(found[name][index], parameter.grad, rtol=1e-4, atol=1e-5)
+    copy.deepcopy(model)
+
+
+def test_weights_may_be_kept_elsewhere(make_model):
+    model = make_model().eval()
+    ids = questions(model)
+    plain = model(ids).logits
+    offloaded = accelerate.cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    assert offloaded.lm_head.weight.is_meta
+    assert torch.equal(offloaded(ids).logits, plain)
+
+
+def test_a_whole_model_compiles_to_one_graph(make_model):
+    model = make_model().eval()
+    ids = questions(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(ids).logits, model(ids).logits)

@@ -827,6 +827,25 @@ def test_a_report_counts_what_was_solved(model):
     assert len({scores.mean_segments, scores.mean_calls, scores.mean_rollouts}) == 3
 
 
+def test_what_is_asked_for_goes_before_the_checkpoints_plan(model, ids, tmp_path):
+    model = copy.deepcopy(model)
+    model.solve_config = SolveConfig(max_segments=3, noise=0.5, plain_first=True)
+    model.save_pretrained(tmp_path)
+    model = AIRForPuzzleSolving.from_pretrained(tmp_path)
+    plain = model.solve(ids)
+    assert plain.num_segments.unique().tolist() == [3]
+    assert torch.equal(plain.q_halt_logits, model.solve(ids, seed=1).q_halt_logits)
+    for options in ({"noise": 0.5}, {"start": "random"}):
+        found = model.solve(ids, **options)
+        assert not torch.equal(found.q_halt_logits, plain.q_halt_logits), options
+        assert not torch.equal(found.q_halt_logits, model.solve(ids, seed=1, **options).q_halt_logits), options
+        assert torch.equal(model.solve(ids, plain_first=True, **options).q_halt_logits, plain.q_halt_logits)
+    for other in (AIRForPuzzleSolving.from_pretrained(tmp_path, max_segments=2), load_model(tmp_path, max_segments=2)):
+        assert other.solve(ids).num_segments.unique().tolist() == [2]
+    for segments in np.array([2]):
+        assert len(list(model.unroll(ids, max_segments=segments))) == 2
+
+
 def test_a_board_without_labels_is_neither_right_nor_wrong(model):
     questions, answers = make_puzzles(40, 1)
     config = SolveConfig(max_segments=1)

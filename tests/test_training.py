@@ -389,6 +389,25 @@ def test_a_model_without_a_named_puzzle_is_saved_without_a_tokenizer(make_model,
     assert training_facts(tmp_path) == {}
 
 
+def test_weights_that_small_steps_do_not_change_are_not_trained(make_model):
+    message = "embed_tokens.weight is of torch.bfloat16, .* load the model with dtype=torch.float32"
+    with pytest.raises(ValueError, match=message):
+        make_learner(make_model().to(torch.bfloat16))
+
+
+def test_batches_of_another_size_are_refused(make_model, stream):
+    learner, batch = make_learner(make_model(), accumulation_steps=2), stream.batch(0)
+    slots = len(batch["input_ids"])
+    with pytest.raises(ValueError, match="a batch of 3 puzzles was given; expected a multiple of accumulation_steps"):
+        learner.train_step({name: tensor[:3] for name, tensor in batch.items()})
+    assert learner.carry is None
+    learner.train_step(batch)
+    for some in (2, 4):  # of one puzzle, too, every slot would take a copy
+        with pytest.raises(ValueError, match=f"a batch of {some} puzzles was given to {slots} slots"):
+            learner.train_step({name: tensor[:some] for name, tensor in batch.items()})
+    assert learner.step == 1
+
+
 def test_what_the_step_does_not_honour_is_refused(make_model):
     recipe = Recipe(compile="off")
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)

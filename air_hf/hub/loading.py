@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from air_hf.modeling import AIRConfig, AIRForPuzzleSolving, CheckpointError
 from air_hf.modeling.weights_air import fetch_file, find_weights, read_json_object
 from air_hf.puzzles import family_name, get_puzzle, puzzle_of
 from air_hf.tokenization import build_tokenizer
+from air_hf.variants import CONFIG_FIELDS
 
 TRAINING_FACTS = "training.json"
 EVALUATION = "evaluation.json"
@@ -41,7 +43,8 @@ def load_model(source: str | Path, puzzle: str | None = None, **kwargs) -> AIRFo
             the Hub.
         puzzle (`str`, *optional*): boards to solve, e.g. "maze-30x30", if not those of the checkpoint: of the same
             family, and of another size only where the mixer is "convolution" or "candidates".
-        kwargs: passed to `from_pretrained`, e.g. `dtype`, `revision`, `cache_dir`, `attn_implementation`.
+        kwargs: fields of the configuration, e.g. `max_segments`, and what `from_pretrained` takes besides: `dtype`,
+            `revision`, `cache_dir`, `attn_implementation`.
 
     Raises:
         CheckpointError: no such folder or repository, a file that is missing or damaged, a configuration or weights
@@ -52,7 +55,7 @@ def load_model(source: str | Path, puzzle: str | None = None, **kwargs) -> AIRFo
     if kwargs.get("revision") is not None and os.path.isdir(source):
         raise CheckpointError(f"{source} is a folder; revision {kwargs['revision']!r} is of a repository on the Hub")
     path = _find_config(source, **{name: kwargs[name] for name in _PLACE if name in kwargs})
-    config = _parse_config(path)
+    config = _parse_config(path, {name: kwargs.pop(name) for name in CONFIG_FIELDS if name in kwargs})
     if puzzle not in (None, config.puzzle):
         config = _resized(config, puzzle, source)
     if not os.path.isdir(source):  # all files of the same commit, by which the Hub's cache calls its folders
@@ -89,14 +92,14 @@ def _find_config(source: str | Path, **place) -> Path:
     return path
 
 
-def _parse_config(path: Path) -> AIRConfig:
+def _parse_config(path: Path, changed: Mapping[str, Any] | None = None) -> AIRConfig:
     fields = read_json_object(path)
     if fields.get("model_type") != AIRConfig.model_type:
         raise CheckpointError(
             f"{path} is of model_type {fields.get('model_type')!r}; expected {AIRConfig.model_type!r}"
         )
     try:
-        return AIRConfig.from_dict(fields)
+        return AIRConfig.from_dict(fields | (changed or {}))
     except (ValueError, StrictDataclassError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
 

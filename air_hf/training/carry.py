@@ -60,7 +60,7 @@ def initial_carry(model: AIRForPuzzleSolving, batch: dict[str, torch.Tensor]) ->
 
 def refill(model: AIRForPuzzleSolving, carry: Carry, batch: dict[str, torch.Tensor]) -> Carry:
     """Gives halted slots the puzzle of the same slot of `batch` and a fresh state."""
-    fresh = model.initial_state(len(carry.halted))
+    fresh = model.initial_state(1)  # the same in every slot
     current = {
         name: torch.where(carry.halted.view(-1, *[1] * (new.ndim - 1)), new, carry.batch[name])
         for name, new in batch.items()

@@ -38,7 +38,8 @@ class Learner:
         accelerator (`Accelerator`): device, precision and processes.
 
     Raises:
-        ValueError: an accelerator with float16, sharded weights, or an accumulation or compilation of its own.
+        ValueError: an accelerator with float16, sharded weights, or an accumulation or compilation of its own; weights
+            in less than float32.
 
     Attributes:
         model: the bare model.
@@ -59,6 +60,11 @@ class Learner:
                 f"the processes are started for {accelerator.distributed_type.value}; expected plain data parallelism: "
                 "weights, moments and averages of these models fit every device, and activations, which do not always, "
                 "are cut by accumulation_steps"
+            )
+        if low := next((f"{n} is of {p.dtype}" for n, p in model.named_parameters() if p.dtype.itemsize < 4), None):
+            raise ValueError(
+                f"{low}, which a step or an average of weights is often too small to change; load the model with "
+                "dtype=torch.float32 (mixed_precision 'bf16' calculates in bfloat16)"
             )
         if accelerator.gradient_accumulation_steps != 1:
             steps = accelerator.gradient_accumulation_steps
@@ -93,8 +99,10 @@ class Learner:
             `dict[str, torch.Tensor]`: sums over this process's slots, see [`step_metrics`].
 
         Raises:
+            ValueError: another number of puzzles than before, or one that `accumulation_steps` does not divide.
             NonFiniteError: a gradient is not finite, and `max_skipped_steps` have been skipped already.
         """
+        self._check_size(len(batch["input_ids"]))
         self._wrapped.train()
         batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         parts = self._begin(batch)
@@ -128,6 +136,16 @@ class Learner:
             if self._graphs:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield self.model
+
+    def _check_size(self, puzzles: int) -> None:
+        slots = puzzles if self.carry is None else len(self.carry.halted)
+        if puzzles != slots:
+            raise ValueError(f"a batch of {puzzles} puzzles was given to {slots} slots; expected as many as slots")
+        if puzzles % self.recipe.accumulation_steps:
+            raise ValueError(
+                f"a batch of {puzzles} puzzles was given; expected a multiple of accumulation_steps "
+                f"({self.recipe.accumulation_steps})"
+            )
 
     def _begin(self, batch: dict[str, torch.Tensor]) -> list[Carry]:
         """The slots of this step in their parts, those that had halted with a new puzzle.
