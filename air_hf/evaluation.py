@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from air_hf.data import PuzzleSet, to_batch
 from air_hf.metrics import score_boards
 from air_hf.modeling import AIRForPuzzleSolving
+from air_hf.puzzles import family_name, find_family
 
 
 @dataclass
@@ -71,11 +72,13 @@ class EvaluationResult:
 
     def table(self) -> str:
         """A table for people: every score with what it was measured on."""
+        proves = self.valid_rate is None or find_family(family_name(self.puzzle)).rules_class.proves_answers
+        valid = "no rules to check" if self.valid_rate is None else f"{self.valid_rate:.1%}"
         ema = "unknown" if self.ema is None else "off" if self.ema == 0 else f"{self.ema:g}"
         rows = [
             ("exact accuracy", f"{self.exact_accuracy:.1%}"),
             ("cell accuracy", f"{self.cell_accuracy:.1%}  (copying the question: {self.copy_accuracy:.1%})"),
-            ("valid by the rules", "no rules to check" if self.valid_rate is None else f"{self.valid_rate:.1%}"),
+            ("valid by the rules" if proves else "breaks no rule (no proof)", valid),
             ("halting accuracy", f"{self.halting_accuracy:.1%}"),
             ("halting when q_halt says", f"{self.halting_exact_accuracy:.1%} after {self.mean_segments:.2f} segments"),
             ("puzzles", f"{self.num_puzzles:,} of {self.puzzle}, {self.data}"),

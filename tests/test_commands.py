@@ -321,3 +321,15 @@ def test_what_is_no_file_is_not_written(command, name, data, tmp_path, capsys):
     assert ended.value.code == 2
     assert f"{tmp_path / name} is a pipe; expected a file to write" in capsys.readouterr().err
     assert (tmp_path / name).is_fifo()
+
+
+def test_help_says_what_a_model_option_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "model: cycles of a segment; each ends with one H-update.",
+        '"convolution" (every cell hears its eight',
+    ):
+        assert text in said
+    assert "model: (default" not in said  # an option without a description

@@ -175,7 +175,7 @@ def test_rules_that_prove_nothing_end_nothing(tmp_path, capsys):
     exact = float(re.search(r"exact accuracy ([0-9.]+)% of 20", said)[1])
     assert exact >= 90
     assert "20 of 20 boards answered, breaking no rule, which proves little here (100.0%)" in said
-    assert "stopped by q_halt" in said
+    assert "stops at q_halt" in said
 
 
 MANY = [(chr(0x4E00 + i) * 4, "aaaa") for i in range(255)]

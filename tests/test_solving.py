@@ -611,7 +611,7 @@ def test_a_finished_file_is_told_again(capsys, checkpoint, boards, tmp_path):
 def test_the_default_says_how_it_solved(capsys, checkpoint, boards, tmp_path):
     file = write_csv(tmp_path / "boards.csv", *boards)
     status, adaptive, _ = run_command(capsys, "solve", file, "--model", checkpoint, "--device", "cpu")
-    assert "; stopped by the rules; the verifier took part; written to" in adaptive
+    assert "; stops where the rules accept; the verifier took part; written to" in adaptive
     words = ("--output", tmp_path / "plain.csv", "--mode", "plain")
     _, plain, _ = run_command(capsys, "solve", file, "--model", checkpoint, "--device", "cpu", *words)
     assert "; 8.0 model calls a board; " in plain

@@ -21,7 +21,7 @@ from air_hf.run_recipe import RunRecipe
 from air_hf.runs.arguments import parse_recipe
 from air_hf.runs.records import read_evaluations
 from air_hf.runs.sweep import Execution, PlannedRun, _devices, share_cores
-from air_hf.runs.sweep_table import compare, make_rows, paper
+from air_hf.runs.sweep_table import compare, make_rows, paper, write_tables
 from air_hf.variants import VARIANTS, variant_config
 
 ROOT = Path(__file__).parent.parent
@@ -183,6 +183,19 @@ def test_comparison_at_equal_cost():
     assert (found.steps, found.minutes) == (4, 6.0)
     assert {row.name: row.mean for row in found.by_steps} == pytest.approx({"slow": 40, "quick": 20})
     assert {row.name: row.mean for row in found.by_minutes} == pytest.approx({"slow": 30, "quick": 30})
+
+
+def test_a_table_says_how_many_runs_were_scored_in_time(tmp_path):
+    curves = [("one", [{"step": 4, "minutes": minutes, "exact_accuracy": 0.5}]) for minutes in (1.0, 1.5, 1.2)]
+    curves += [("other", [{"step": 4, "minutes": minutes, "exact_accuracy": 0.25}]) for minutes in (2.0, 3.0)]
+    write_tables(compare(curves, None), curves, tmp_path, "title", "note")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    head = "| | exact at 4 steps, % | runs | each run | exact at 1.0 minutes, % |"
+    place = lines.index(head)
+    assert lines[place + 2 : place + 4] == [
+        "| one | 50.0 ± 0.0 | 3 | 50.0 50.0 50.0 | 50.0 (1 of 3 runs) |",
+        "| other | 25.0 ± 0.0 | 2 | 25.0 25.0 | (0 of 2 runs) |",
+    ]
 
 
 def test_a_sweep_told_to_stop_stops_its_runs(tmp_path):

@@ -313,7 +313,7 @@ def draw_segments(study: Study) -> Figure:
     halted_at, some = first_halt(halts)
     middle.bar(numbers, np.bincount(halted_at, minlength=len(ends)), color=COLORS["H"])
     never = int((~some).sum())
-    middle.set(title=f"First wish to halt ({never} never)", xlabel="after segment", ylabel="puzzles")
+    middle.set(title=f"First wish to halt (never: {never})", xlabel="after segment", ylabel="puzzles")
     counts = np.bincount(solution_modes(study.roles), minlength=len(MODES))
     bars = right.barh(MODES, counts, color=_GREY)
     right.bar_label(bars, padding=3)
@@ -387,6 +387,10 @@ def draw_contrasts(study: Study) -> Figure:
                 x, mean, half = zip(*some, strict=True)
                 marker = "o" if kind == "control" else "s"
                 axes.errorbar(x, mean, half, fmt=marker, color=COLORS[kind], capsize=3, label=f"{kind} queries")
+                if open_ones := [(at, value) for at, value, interval in some if np.isnan(interval)]:
+                    style = {"color": COLORS[kind], "markerfacecolor": "white", "zorder": 5}
+                    few = f"{kind}, too few puzzles for an interval"
+                    axes.plot(*zip(*open_ones, strict=True), marker, label=few, **style)
         axes.set(title=title, xlabel="layer", ylabel=unit, xticks=found.layers)
         axes.set_xlim(found.layers[0] - 0.5, found.layers[-1] + 0.5)
         axes.grid(False, axis="x")

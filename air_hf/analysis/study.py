@@ -66,7 +66,7 @@ def load_study(
         checkpoint (`str`): folder, or repository on the Hub.
         data (`str`, *optional*): CSV file, or folder with test.csv.
         dataset (`str`, *optional*), dataset_config (`str`, *optional*): a data set on the Hub instead; that of the
-            paper's task if neither is given.
+            paper's task if neither is given and the boards are of its size.
         count (`int`), seed (`int`): of the sample.
         device (`str`, *optional*): an accelerator if there is one.
         task (`str`, *optional*): the family that the checkpoint must solve.
@@ -118,7 +118,8 @@ def _load_test_puzzles(
     if dataset is None:
         from air_hf.dataset_builders.builders import builder_of  # imports `datasets`, which takes as long as torch
 
-        dataset = builder_of(puzzle.family).HUB_REPO
+        builder = builder_of(puzzle.family)
+        dataset = builder.HUB_REPO if builder.BUILDER_CONFIGS[0].puzzle == puzzle.name else None
     if dataset is None:
         raise DataError(f"there is no public data set of {puzzle.name}; say which puzzles, by --data or --dataset")
     return load_published(dataset, dataset_config, "test", None, puzzle, cache_dir=cache_dir)

@@ -124,8 +124,7 @@ def roles_table(study: Study) -> Table:
     note = (
         "Shares are of the cells that an answer decides (blank in Sudoku, floor in mazes), averaged over the updates "
         "since the state was first written, ± standard error over puzzles; counts are cells per rollout, summed "
-        "over its transitions, ± standard "
-        "deviation over puzzles."
+        "over its transitions, the first write included, ± standard deviation over puzzles."
     )
     header = ["state", "committed, %", "held back, %", "puzzles ever holding back, %", "right at the end, %"]
     header += ["mask flips", "content changes", "cells fixed", "cells broken", paper_column(_family(study))]

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--max_segments", type=count, help="segments without an exit (default: the checkpoint's)")
     tolerance = "share of the puzzles that an early exit may lose, or trust a wrong answer of (default 0)"
     parser.add_argument("--tolerance", type=share, default=0.0, help=tolerance)
-    parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time")
+    parser.add_argument("--batch_size", type=count, default=64, help="puzzles at a time (default 64)")
     add_device_option(parser)
     output = f"folder for {SOLVE_CONFIG} and images/{CURVE} (default: the checkpoint's)"
     parser.add_argument("--output", type=Path, help=output)

@@ -12,6 +12,7 @@ from air_hf.dataset_builders.folder import build_folder, check_folder, name_repo
 from air_hf.dataset_builders.generate import check_new, generate_split, generator_class, write_split
 from air_hf.hub import fetch_folder, push_folder, resolve_repository
 from air_hf.puzzles import PuzzleError, all_families, get_puzzle
+from air_hf.run_recipe import RunRecipe
 
 _OF_SOURCE = {"revision": "hub", "num_train": "generate", "num_test": "generate", "max_seconds": "generate"}
 _LICENSES = {"generate": "apache-2.0", "csv": "unknown", "hub": "unknown"}
@@ -31,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
     build = actions.add_parser("build", help="build a data set as a folder ready for the Hub")
     build.add_argument("family", help="of the puzzles, e.g. sudoku, maze, grid")
-    build.add_argument("--source", choices=("hub", "csv", "generate"), required=True)
+    sources = "the family's published data set, files of yours (--path), or the family's generator"
+    build.add_argument("--source", choices=("hub", "csv", "generate"), required=True, help=sources)
     build.add_argument("--output", type=Path, required=True, help="new folder")
     build.add_argument("--configs", help="comma-separated; the first becomes the default (default: all of the family)")
     build.add_argument("--path", help="folder with train.csv and test.csv, for --source csv")
@@ -50,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     _add_family_options(build)
 
     publish = actions.add_parser("publish", help="push a built folder to the Hub in one commit")
-    publish.add_argument("folder", type=Path)
+    publish.add_argument("folder", type=Path, help="of `air-hf data build`")
     publish.add_argument("repository", help="ORG/NAME")
     publish.add_argument("--public", action="store_true", help="a new repository is private without this")
     publish.add_argument("--revision", help="branch to commit to (default main)")
@@ -81,7 +83,7 @@ def _add_family_options(parser: argparse.ArgumentParser) -> tuple[set[str], set[
             warnings.warn(str(error), stacklevel=2)
             continue
         group = parser.add_argument_group(f"{family.family} puzzles")
-        of_puzzle = {name: {"help": "of the puzzle, not of its generator"} for name in family.option_names}
+        of_puzzle = {name: {"help": _help_of(name)} for name in family.option_names}
         of_generator = generator.options if generator else {}
         for name, declared in (of_puzzle | of_generator).items():
             if name not in puzzle_options | generator_options:
@@ -89,6 +91,12 @@ def _add_family_options(parser: argparse.ArgumentParser) -> tuple[set[str], set[
         puzzle_options |= of_puzzle.keys()
         generator_options |= of_generator.keys()
     return puzzle_options, generator_options
+
+
+def _help_of(puzzle_option: str) -> str:
+    """What a training command says of the option, too; a family of another package may have others."""
+    field = RunRecipe.__dataclass_fields__.get(puzzle_option)
+    return field.metadata["help"] if field else "of the puzzle"
 
 
 def _given(args: argparse.Namespace, names) -> dict:

@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument("--max_segments", type=count, help="segments to run (default: the checkpoint's)")
     parser.add_argument("--batch_size", type=count, default=256, help="boards at a time (default %(default)s)")
     add_options(parser, mode="plain", without=("max_segments", "seed"))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+                        help="what is calculated in (default float32)")  # fmt: skip
     add_device_option(parser)
     parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
     return _evaluate

@@ -21,7 +21,8 @@ def add_publishing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="a new repository is private without this")
     parser.add_argument("--revision", help="branch to commit to (default main)")
     for name, help in HELP.items():
-        parser.add_argument(f"--{name}", default=getattr(CardOptions, name), help=f"{help} (default: %(default)s)")
+        default = getattr(CardOptions, name)
+        parser.add_argument(f"--{name}", default=default, help=f"{help} (default: {default})" if default else help)
     add_timeout_option(parser)
 
 

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
 def add_source_arguments(parser: argparse.ArgumentParser, puzzles: int) -> None:
     """What `analyze` and `reproduce` both take."""
-    data = "CSV file, or folder with test.csv (default: the data set of the paper's task, from the Hub)"
+    data = "CSV file, or folder with test.csv (default, for 9x9 Sudoku and 30x30 mazes: the paper's data, from the Hub)"
     where = "segments, from 0, at which attention is looked at (default: 2 4 6 8 10 12 14 15, those there are)"
     parser.add_argument(
         "--checkpoint", required=True, metavar="DIR_OR_REPO", help="checkpoint folder or Hub repository"

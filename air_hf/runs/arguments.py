@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import inspect
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from air_hf.recipes import get_recipe, recipe_names
 from air_hf.run_recipe import RunRecipe
 from air_hf.training.fields import plain_type
 
+# Of a docstring's Args: "    name (`type`): text", on one line or several.
+_DESCRIBED = re.compile(r"^    (\w+) \(.*?\): (.*?)(?=\n    \w|\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _FROM_DATA = ("vocab_size", "seq_len", "puzzle", "puzzle_options", "num_puzzle_ids")
 _OF_A_DATASET = ("dataset", "dataset_config", "dataset_revision")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -52,9 +56,11 @@ def _options() -> dict[str, _Option]:
     for entry in dataclasses.fields(RunRecipe):
         default = "" if entry.default is None else f" (default: {entry.default})"
         options[entry.name] = _option(hints[entry.name], entry.metadata["help"] + default)
+    described = dict(_DESCRIBED.findall(inspect.getdoc(AIRConfig) or ""))
     for name, hint in AIRConfig.__annotations__.items():
         if name not in _FROM_DATA:
-            options[name] = _option(hint, "model; see AIRConfig (default: as the variant has it)", optional=True)
+            text = " ".join(described.get(name, "").split()).replace("`", "")
+            options[name] = _option(hint, f"model: {text} (default: as the variant has it)", optional=True)
     return options
 
 
@@ -104,7 +110,7 @@ def parse_recipe(argv: list[str] | None = None, description: str = "") -> tuple[
     Raises:
         SystemExit: with status 2, after a line about what is wrong.
     """
-    usage = "%(prog)s --config RECIPE.yaml [--field value ...]"
+    usage = "%(prog)s [--config RECIPE] [--field value ...]"
     parser = Parser(description=description, usage=usage, allow_abbrev=False)
     add_recipe_arguments(parser)
     try:

@@ -117,15 +117,11 @@ def write_tables(
 ) -> None:
     """Writes `table.md`, `table.csv`, `table.png` and `curves.png` beside one another; `curves` as in [`compare`]."""
     rows, timed = comparison.by_steps, {row.name: row for row in comparison.by_minutes}
-    lines = [
-        f"# {title}",
-        "",
-        note,
-        "",
-        f"| | exact at {comparison.steps:,} steps, % | runs | each run | exact at {comparison.minutes:.1f} minutes, % |"
-        f" {comparison.paper}, % |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = [f"exact at {comparison.steps:,} steps, %", "runs", "each run"]
+    heads += [f"exact at {comparison.minutes:.1f} minutes, %"]
+    has_paper = any(not math.isnan(row.paper) for row in rows)
+    heads += [f"{comparison.paper}, %"] * has_paper
+    lines = [f"# {title}", "", note, "", f"| | {' | '.join(heads)} |", "| ---" * (len(heads) + 1) + " |"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
@@ -133,13 +129,15 @@ def write_tables(
     )
     for row in rows:
         at_time = timed.get(row.name, Row(row.name, math.nan, math.nan, 0, *_NOT_KNOWN))
-        lines.append(
-            f"| {row.name} | {_number(row.mean, row.deviation)} | {row.runs} | {_list(row.values)} "
-            f"| {_number(at_time.mean, at_time.deviation)} | {_number(row.paper, row.paper_deviation)} |"
-        )
+        some = f"({at_time.runs} of {row.runs} runs)" if at_time.runs < row.runs else ""
+        cells = [_number(row.mean, row.deviation), str(row.runs), _list(row.values)]
+        cells += [f"{_number(at_time.mean, at_time.deviation)} {some}".strip()]
+        cells += [_number(row.paper, row.paper_deviation)] * has_paper
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
         writer.writerow((*row[:-1], _list(row.values), _list(at_time.values)))
     meaning = (
-        "Mean ± standard deviation over seeds, at the last evaluation within so many steps or minutes of training."
+        "Mean ± standard deviation over seeds, at the last evaluation within so many steps or minutes of training: "
+        "those of the run that has the fewest. Runs without an evaluation by then are left out (`eval_every`)."
     )
     lines += ["", meaning, "", "![The table as a picture](table.png)", "", "![Every run](curves.png)", ""]
     write_text(folder / "table.md", "\n".join(lines))
@@ -177,7 +175,7 @@ def _draw(rows: list[Row], path: Path) -> None:
     if any(not math.isnan(row.paper) for row in rows):
         axes.plot([row.paper for row in rows], places, "x", color="tab:gray", label="the paper, its own task")
     axes.set_yticks(places, [row.name for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="exact accuracy, %", xlim=(-2, 102))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8)

@@ -19,10 +19,10 @@ _HELP = {
     "q_halt_threshold": "score that --early_exit q_halt or trained needs, a logit; higher is slower and safer "
     "(adaptive: what air-hf calibrate found to be trusted, else 4)",
     "patience": "segments over which --early_exit unchanged wants the same answer",
-    "rollouts": "trajectories of a board (adaptive: as many as the budget allows)",
+    "rollouts": "attempts at a board (adaptive: as many as the budget allows)",
     "noise": "standard deviation of the noise; 0 is none (adaptive: the checkpoint's, else 0.3)",
     "noise_on": "states that get noise",
-    "noise_every": "before what they get it (adaptive: as the checkpoint says, else segment)",
+    "noise_every": "noise before every segment or every H-cycle (adaptive: as the checkpoint says, else segment)",
     "start": "states that a rollout starts from",
     "symmetries": "let every rollout but the first look at a random symmetric image of the board",
     "select": "which rollout's answer is taken",
@@ -109,10 +109,10 @@ def describe(config: SolveConfig) -> str:
     """What stops and what chooses, in a few words; whether the rules take part is always among them."""
     stops = {
         "never": "every segment run",
-        "q_halt": f"stopped by q_halt > {config.q_halt_threshold:g}",
-        "trained": f"stopped by training's rule, threshold {config.q_halt_threshold:g}",
-        "unchanged": f"stopped after {config.patience} segments without a change",
-        "verifier": "stopped by the rules",
+        "q_halt": f"stops at q_halt > {config.q_halt_threshold:g}",
+        "trained": f"stops by training's rule, threshold {config.q_halt_threshold:g}",
+        "unchanged": f"stops after {config.patience} segments without a change",
+        "verifier": "stops where the rules accept",
     }
     chosen = f", chosen by {config.select}" if config.rollouts > 1 and config.early_exit != "verifier" else ""
     part = "took part" if config.needs_verifier else "took no part"
