@@ -325,7 +325,7 @@ def test_what_is_no_file_is_not_written(command, name, data, tmp_path, capsys):
 
 def test_help_says_what_a_model_option_means(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        cli.main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     for text in (
         "model: cycles of a segment; each ends with one H-update.",
