@@ -432,7 +432,10 @@ def test_the_code_of_the_documentation_runs(saved, tmp_path):
         version("nnsight")
     except PackageNotFoundError:
         blocks = [block for block in blocks if "nnsight" not in block]
-    source = f"checkpoint, data = {str(checkpoint)!r}, {str(data)!r}\n" + "\n".join(blocks)
+    source = "\n".join(blocks)
+    for name, ours in (('"sudoku-6x6"', checkpoint), ('"data/sudoku-6x6/test.csv"', data)):
+        assert name in source
+        source = source.replace(name, repr(str(ours)))
     path = tmp_path / "documented.py"  # a file, since nnsight reads the source of the block it traces
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("documented", path)
