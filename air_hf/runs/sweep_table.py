@@ -121,7 +121,7 @@ def write_tables(
     heads += [f"exact at {comparison.minutes:.1f} minutes, %"]
     has_paper = any(not math.isnan(row.paper) for row in rows)
     heads += [f"{comparison.paper}, %"] * has_paper
-    lines = [f"# {title}", "", note, "", f"| | {' | '.join(heads)} |", "| ---" * (len(heads) + 1) + " |"]
+    lines = [f"# {title}", "", note, "", f"| | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
