@@ -490,6 +490,12 @@ def test_analyze_complete_boards(saved, tmp_path, capsys):
     assert (tmp_path / "out/states.gif").exists()
 
 
+def test_analyze_asks_for_puzzles_where_none_are_published(saved, tmp_path, capsys):
+    words = ("--checkpoint", saved()[0], "--output", tmp_path / "inside")  # Sudoku-Extreme is of 9x9 boards
+    assert exit_status("analyze", *words) == 2
+    assert "there is no public data set of sudoku-4x4; say which puzzles, by --data" in capsys.readouterr().err
+
+
 def test_analyze_looks_at_its_place_before_it_runs(saved, tmp_path, capsys):
     checkpoint, data = saved()
     with mock.patch.object(study_module, "study_roles", side_effect=AssertionError("it ran")):

@@ -15,6 +15,13 @@ from air_hf.metrics import score_boards
 from air_hf.puzzles import get_puzzle
 
 
+def test_rules_that_prove_nothing_are_not_called_so(make_model, puzzles):
+    result = evaluate_model(make_model(), puzzles)
+    assert f"valid by the rules        {result.valid_rate:.1%}" in result.table()
+    grid = dataclasses.replace(result, puzzle="grid-4x4")  # whose only rule is that the given cells stay
+    assert f"breaks no rule (no proof) {result.valid_rate:.1%}" in grid.table()
+
+
 def test_no_puzzles_have_no_scores(make_model, puzzles):
     with pytest.raises(ValueError, match="no puzzles were given"):
         evaluate_model(make_model(), dataclasses.replace(puzzles, **{

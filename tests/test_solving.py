@@ -827,6 +827,19 @@ def test_a_report_counts_what_was_solved(model):
     assert len({scores.mean_segments, scores.mean_calls, scores.mean_rollouts}) == 3
 
 
+def test_nothing_unfinished_is_left_by_a_save_that_fails(model, tmp_path, monkeypatch):
+    model = copy.deepcopy(model)
+    model.solve_config = SolveConfig(max_segments=3)
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_what_is_asked_for_goes_before_the_checkpoints_plan(model, ids, tmp_path):
     model = copy.deepcopy(model)
     model.solve_config = SolveConfig(max_segments=3, noise=0.5, plain_first=True)

@@ -387,10 +387,10 @@ def draw_contrasts(study: Study) -> Figure:
                 x, mean, half = zip(*some, strict=True)
                 marker = "o" if kind == "control" else "s"
                 axes.errorbar(x, mean, half, fmt=marker, color=COLORS[kind], capsize=3, label=f"{kind} queries")
-                if open_ones := [(at, value) for at, value, interval in some if np.isnan(interval)]:
+                if unsure := [(at, value) for at, value, interval in some if np.isnan(interval)]:
                     style = {"color": COLORS[kind], "markerfacecolor": "white", "zorder": 5}
                     few = f"{kind}, too few puzzles for an interval"
-                    axes.plot(*zip(*open_ones, strict=True), marker, label=few, **style)
+                    axes.plot(*zip(*unsure, strict=True), marker, label=few, **style)
         axes.set(title=title, xlabel="layer", ylabel=unit, xticks=found.layers)
         axes.set_xlim(found.layers[0] - 0.5, found.layers[-1] + 0.5)
         axes.grid(False, axis="x")

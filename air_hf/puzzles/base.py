@@ -95,7 +95,7 @@ class Puzzle:
         try:
             cells = self.rules.read(text)
         except ValueError as error:
-            raise PuzzleError(f"{self.name}: {error}{self._of_that_size(text)}") from error
+            raise PuzzleError(f"{self.name}: {error}{self._hint_of_size(text)}") from error
         board = self._ids[_code_points(cells)]
         if not board.all():
             cell = int(np.flatnonzero(board == PADDING)[0])
@@ -105,7 +105,7 @@ class Puzzle:
             )
         return board
 
-    def _of_that_size(self, text: str) -> str:
+    def _hint_of_size(self, text: str) -> str:
         """Whose square board of this family the text may be, for `--puzzle`; nothing if of none or of this size."""
         cells = sum(map(len, split_lines(text)))
         side = math.isqrt(cells)

@@ -138,6 +138,7 @@ class Learner:
             yield self.model
 
     def _check_size(self, puzzles: int) -> None:
+        """Checks that a batch fills this process's slots, in equal parts."""
         slots = puzzles if self.carry is None else len(self.carry.halted)
         if puzzles != slots:
             raise ValueError(f"a batch of {puzzles} puzzles was given to {slots} slots; expected as many as slots")
